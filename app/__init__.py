@@ -1,0 +1,1 @@
+"""The Panel front end: typed client, views, pages, and the ESM pieces."""

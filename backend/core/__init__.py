@@ -1,0 +1,1 @@
+"""Settings, errors, device policy, seeds, artifacts on disk, timing spans, linear algebra."""

@@ -1,0 +1,28 @@
+"""The strict base of every message: unknown fields are an error, so a typing mistake never passes silently."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Arm = Literal["off", "manifold", "chord", "chord_subspace", "random"]
+"""What was done to a row: nothing, the manifold, the straight chord, the chord inside the manifold's own subspace,
+or a random direction of equal displacement."""
+
+Kind = Literal["ring", "line", "sheet", "torus"]
+"""Shape of a manifold."""
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ErrorBody(Message):
+    """The body of every refused request."""
+
+    error: str
+    """Name of the error class, for example ``NotFound``."""
+    asked: str
+    true: str = ""
+    todo: str = ""

@@ -1,0 +1,78 @@
+"""Attention sinks: the board of all heads, and one head."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from backend.wire.base import Message
+
+
+class SinkRequest(Message):
+    model: str
+    text: str | None = Field(default=None, max_length=4000)
+    example: int | None = Field(default=None, ge=0)
+    """Index of an example picture of the model's world."""
+    image: str | None = None
+    """A picture of one's own, base64 (PNG or JPEG, at most 4 MB)."""
+
+
+class HeadSummary(Message):
+    layer: int
+    head: int
+    strength: float
+    """Mean attention to the dominant column (uniform attention gives 1/n)."""
+    event: float
+    """Share of queries that put at least 0.5 on it; a sink event needs 0.9."""
+    sink: int
+    """Position of the dominant column."""
+    token: str
+    """What stands there: ``CLS``, ``register 2``, ``patch 3,5``, ``<bos>`` or the token itself."""
+    token_type: str
+    value_ratio: float
+    """Norm of the sink's output-projected value over the mean of the others."""
+    value_ratio_raw: float
+    stable_rank: float
+    rank1_energy: float
+    label: str
+    """``nop``, ``broadcast``, ``other`` or ``no sink``, by the observational rule."""
+
+
+class SinkBoard(Message):
+    model: str
+    layers: int
+    heads: int
+    tokens: list[str]
+    n: int
+    uniform: float
+    """1/n, the floor of the inflow."""
+    board: list[HeadSummary]
+    timing_ms: dict[str, float]
+    picture: str | None = None
+    """The picture that was looked at, as a data URI, for vision models."""
+    grid: int = 0
+    """Patches on an edge, for vision models."""
+    special: int = 0
+    """Number of tokens before the patches."""
+
+
+class HeadRequest(SinkRequest):
+    layer: int = Field(ge=0)
+    head: int = Field(ge=0)
+    query: int | None = None
+
+
+class HeadDetail(Message):
+    summary: HeadSummary
+    tokens: list[str]
+    inflow: list[float]
+    """Mean attention that each key receives."""
+    query: int
+    query_row: list[float]
+    """Attention of the chosen query."""
+    value_norms: list[float]
+    """Norm of each key's output-projected value."""
+    spectrum: list[float]
+    """Singular values of the head's update, largest first, as shares of their sum of squares."""
+    pattern: list[list[float]]
+    """Attention, rows are queries; reduced to at most 96 × 96 by mean pooling."""
+    timing_ms: dict[str, float]
