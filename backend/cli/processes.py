@@ -105,7 +105,7 @@ class Child:
 
 
 def wait_ready(children: list[Child], *, timeout: float, say: Callable[[str], None]) -> None:
-    """Return when every child is ready; ``say`` gets a sentence a second. Raises ``Refused`` on a death or a timeout."""
+    """Return when every child is ready; ``say`` gets the state. Raises ``Refused`` on a death or a timeout."""
     began = time.monotonic()
     waiting = list(children)
     while waiting:
@@ -133,7 +133,7 @@ def wait_ready(children: list[Child], *, timeout: float, say: Callable[[str], No
 
 
 def http_probe(url: str) -> Callable[[], tuple[bool, str]]:
-    """Ready when ``url`` answers 200; a JSON body with ``status: starting`` is not ready, its ``detail`` is passed on."""
+    """Ready when ``url`` answers 200, unless a JSON body says ``status: starting``; its ``detail`` is passed on."""
 
     def probe() -> tuple[bool, str]:
         import httpx
@@ -169,7 +169,7 @@ def app_child(port: int, backend_port: int) -> Child:
 
 @contextlib.contextmanager
 def backend_url(url: str | None, *, say: Callable[[str], None], timeout: float = 300.0) -> Iterator[str]:
-    """A backend to talk to: ``url``, else the one that already runs on the usual port, else one of our own for a while."""
+    """A backend to talk to: ``url``, else the one that runs on the usual port, else one of our own for a while."""
     from backend.core.settings import backend_port
 
     if url:

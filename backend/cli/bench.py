@@ -1,0 +1,118 @@
+"""``bench``: how long a drag takes, stage by stage, as a client of the API sees it.
+
+Each request moves the manifold coordinate a little, as a hand does; nothing is repeated, so caches help exactly as
+much as they help in a drag. Reported are median and 90th percentile in ms of each stage that the server names, of
+the whole request at the server (its sum) and of the round trip. The first request is reported apart: it loads.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from backend.cli.processes import backend_url
+from backend.core.errors import Invalid, NotFound
+from backend.wire.canvas import CanvasRequest, FrameHeader, Steer
+from backend.wire.capabilities import Capabilities, ManifoldInfo
+from backend.wire.frame import unpack
+from backend.wire.text import TextCanvasRequest, TextFrame
+
+
+def choose(capabilities: Capabilities, kind: str, manifold: str | None) -> ManifoldInfo:
+    """The named manifold, or the first whose model is of ``kind``; raises ``NotFound`` with those that exist."""
+    of_kind = {m.name for m in capabilities.models if m.kind == kind}
+    there = [m for m in capabilities.manifolds if m.model in of_kind]
+    for one in there:
+        if manifold in (None, one.name):
+            return one
+    names = ", ".join(m.name for m in there) or "none"
+    raise NotFound(f"A manifold to drag along was asked for: {manifold or kind}.", f"The server has: {names}.",
+                   f"Name one with --manifold, or train one first (models of kind {kind}).")  # fmt: skip
+
+
+def summary(stages: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Median and 90th percentile of every stage, in ms; a stage that a request did not have counts as 0 there."""
+    names = list(dict.fromkeys(name for stage in stages for name in stage))
+    columns = {name: np.array([stage.get(name, 0.0) for stage in stages]) for name in names}
+    return {n: {"median": float(np.median(v)), "p90": float(np.quantile(v, 0.9))} for n, v in columns.items()}
+
+
+def bench(
+    kind: Annotated[str, typer.Argument(help="image or text.")],
+    n: Annotated[int, typer.Option(min=2, max=1000, help="Requests to measure.")] = 20,
+    url: Annotated[str | None, typer.Option(help="A running backend; by default the local one, or its own.")] = None,
+    manifold: Annotated[str | None, typer.Option(help="Manifold to drag along; by default the first.")] = None,
+    arms: Annotated[str, typer.Option(help="Comma-separated arms.")] = "off,manifold,chord",
+    steps: Annotated[int | None, typer.Option(help="Sampler steps (image); by default the model's own.")] = None,
+    preview: Annotated[bool, typer.Option(help="Ask for previews, as during a drag (image).")] = True,
+    json_line: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+) -> None:
+    """Measure the latency of steering through the API, in ms per stage.
+
+    Example: `manifold-atlas bench image --n 40`
+
+    Example: `manifold-atlas bench text --url http://gpu-machine:8000 --json`
+    """
+    if kind not in ("image", "text"):
+        raise Invalid(f"bench {kind!r} was asked for.", "There are image and text.", "Choose one of these.")
+    import httpx
+
+    console = Console(stderr=True)
+    with console.status("looking for a backend") as status, backend_url(url, say=status.update) as base:
+        status.stop()
+        with httpx.Client(base_url=base, timeout=600.0, trust_env=False) as client:
+            capabilities = Capabilities.model_validate(client.get("/v1/capabilities").raise_for_status().json())
+            chosen = choose(capabilities, kind, manifold)
+            model = next(m for m in capabilities.models if m.name == chosen.model)
+            stages, first = [], 0.0
+            began = time.time_ns()
+            for i in track(range(n + 1), description=f"{chosen.name} on {capabilities.device}", console=console):
+                t = (0.13 + 0.37 * i / n) % 1.0
+                # A sequence number above any that an earlier run left on this canvas.
+                seq = began // 1_000_000 + i
+                started = time.perf_counter()
+                if kind == "image":
+                    asked = CanvasRequest(
+                        seq=seq, model=chosen.model, prompt=(model.prompts or ["a red cube on a table"])[0], seed=7,
+                        steps=steps or model.default_steps, guidance=model.default_guidance, preview=preview,
+                        steer=[Steer(manifold=chosen.name, t=t, strength=chosen.strength_default)],
+                        arms=arms.split(","), format="webp",
+                    )  # fmt: skip
+                    answer = client.put("/v1/canvas/bench", json=asked.model_dump())
+                else:
+                    asked = TextCanvasRequest(
+                        seq=seq, model=chosen.model, prompt=(chosen.prompts or ["What day is"])[0],
+                        manifold=chosen.name, t=t, strength=chosen.strength_default, arms=arms.split(","),
+                    )  # fmt: skip
+                    answer = client.put("/v1/text/bench", json=asked.model_dump())
+                trip = 1e3 * (time.perf_counter() - started)
+                if answer.status_code != 200:
+                    true = f"The server answered {answer.status_code}: {answer.text[:300]}"
+                    raise Invalid(f"Request {i} of {kind} was sent.", true, "Look into the backend's log.")
+                if kind == "image":
+                    timing = FrameHeader.model_validate(unpack(answer.content)[0]).timing_ms
+                else:
+                    timing = TextFrame.model_validate(answer.json()).timing_ms
+                if i == 0:
+                    first = trip
+                else:
+                    stages.append({**timing, "round trip": trip})
+    found = summary(stages)
+    table = Table(title=f"{kind}: {chosen.name} on {capabilities.device}, n = {n}, arms {arms}")
+    for column in ("stage", "median ms", "p90 ms"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for name, value in found.items():
+        style = "bold" if name == "round trip" else ""
+        table.add_row(name, f"{value['median']:.1f}", f"{value['p90']:.1f}", style=style)
+    table.caption = f"first request, with everything it loads: {first:.0f} ms"
+    Console().print(table)
+    if json_line:
+        print(json.dumps({"bench": kind, "manifold": chosen.name, "device": capabilities.device, "n": n, "arms": arms,
+                          "first_ms": round(first, 1), "stages_ms": found}))  # fmt: skip
