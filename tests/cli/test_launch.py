@@ -85,8 +85,8 @@ def test_a_child_that_never_answers_is_given_up(home):
 
 
 def test_a_child_that_ignores_the_request_to_end_is_ended(home):
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    one = child(code).start()
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    one = child(deaf + "print('deaf', flush=True); time.sleep(60)").start()
     while one.tail(1) != "deaf":
         time.sleep(0.02)
     one.stop(patience=0.3)
