@@ -53,7 +53,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "y": (-0.45, 0.45),
     "yaw": (0.0, 2 * math.pi),
     "light_azimuth": (0.0, 2 * math.pi),
-    "light_elevation": (math.radians(25), math.radians(65)),
+    "light_elevation": (math.radians(28), math.radians(58)),
 }
 
 

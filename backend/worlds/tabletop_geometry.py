@@ -24,7 +24,7 @@ SPHERE_RADIUS = 0.5
 CUBE_HALF = 0.42
 CYLINDER_RADIUS, CYLINDER_HEIGHT = 0.4, 0.95
 CONE_RADIUS, CONE_HEIGHT = 0.5, 1.1
-TORUS_RING, TORUS_TUBE = 0.42, 0.17
+TORUS_RING, TORUS_TUBE = 0.45, 0.20
 PYRAMID_HALF, PYRAMID_HEIGHT = 0.5, 1.0
 BEVEL = 0.016
 TORUS_STEPS = 18
@@ -48,7 +48,7 @@ OUTLINES: dict[str, Outline] = {
     "cube": Outline(CUBE_HALF, CUBE_HALF * math.sqrt(3), CUBE_HALF, True, 2 * CUBE_HALF),
     "cylinder": Outline(0.475, 0.625, CYLINDER_RADIUS, False, CYLINDER_HEIGHT),
     "cone": Outline(0.4364, 0.664, CONE_RADIUS, False, CONE_HEIGHT),
-    "torus": Outline(TORUS_TUBE, TORUS_RING + TORUS_TUBE, 0.5, False, 2 * TORUS_TUBE),
+    "torus": Outline(TORUS_TUBE, TORUS_RING + TORUS_TUBE, 0.52, False, 2 * TORUS_TUBE),
     "pyramid": Outline(0.25, 0.751, PYRAMID_HALF, True, PYRAMID_HEIGHT),
 }
 
@@ -64,7 +64,7 @@ def meet(shape: str, origin: Vec, direction: Vec) -> tuple[Tensor, Tensor]:
 
 
 def normal(shape: str, point: Vec) -> Vec:
-    """Outward unit normal at a surface ``point``, bevelled at edges."""
+    """Outward unit normal at a surface ``point``, bevelled at edges; the base of the cone, never seen, is left out."""
     x, y, z = point
     if shape == "sphere":
         return _unit(x, y, z - SPHERE_RADIUS)
@@ -101,9 +101,9 @@ def _unit(x: Tensor, y: Tensor, z: Tensor) -> Vec:
 
 def _quadratic(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Roots of ``a t^2 + 2 b t + c`` (those divided by +a first) and the discriminant."""
+    a = torch.where(a.abs() < 1e-9, torch.full_like(a, 1e-9), a)
     disc = b * b - a * c
     root = disc.clamp_min(0).sqrt()
-    a = torch.where(a.abs() < 1e-9, torch.full_like(a, 1e-9), a)
     return (-b - root) / a, (-b + root) / a, disc
 
 

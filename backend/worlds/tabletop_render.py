@@ -6,7 +6,7 @@ sub-sample has its own direction to the light inside a small disc, which softens
 
     colour = albedo * (sky * occlusion + sun * visible * max(0, n . l)) + gloss
 
-in linear light, averaged over sub-samples, then coded as sRGB. Azimuth is the direction the light comes *from*:
+in linear light, averaged over sub-samples, bent below 1 and coded as sRGB. Azimuth is where the light comes *from*:
 0 is right, pi/2 away from the camera, so the shadow points to azimuth + pi. Not covered: inter-reflection.
 """
 
@@ -22,17 +22,18 @@ from torch import Tensor
 from backend.core.errors import Invalid
 from backend.worlds.tabletop_geometry import OUTLINES, SHAPES, meet, normal
 
-PITCH = math.radians(39)
+PITCH = math.radians(43)
 DISTANCE = 7.0
-HALF_WIDTH = 1.62
-TARGET_Z = 0.22
+HALF_WIDTH = 1.40
+TARGET_Z = 0.26
 SIDE = 3
 SUN_RADIUS = math.radians(2.2)
-SUN = (1.02, 0.97, 0.90)
+SUN = (1.14, 1.07, 0.97)
 SKY = (0.300, 0.315, 0.345)
-TABLE = (0.60, 0.555, 0.505)
-BACKDROP = (0.80, 0.775, 0.745)
+TABLE = (0.60, 0.55, 0.49)
+BACKDROP = (0.82, 0.79, 0.755)
 GLOSS, SHININESS = 0.22, 36.0
+KNEE = 0.72
 CHUNK = 48
 
 
@@ -50,7 +51,7 @@ class _Camera(NamedTuple):
     table: Tensor  # (P, 3) linear albedo, fading into the backdrop
 
 
-def hue_to_linear(hue: Tensor, *, saturation: float = 0.80, value: float = 0.93) -> Tensor:
+def hue_to_linear(hue: Tensor, *, saturation: float = 0.76, value: float = 0.92) -> Tensor:
     """Linear-light RGB ``(..., 3)`` of an HSV hue in radians."""
     sector = (torch.tensor([5.0, 3.0, 1.0]) + hue[..., None] * (3 / math.pi)) % 6
     code = value - value * saturation * torch.minimum(sector, 4 - sector).clamp(0, 1)
@@ -64,6 +65,12 @@ def _to_linear(code: Tensor) -> Tensor:
 def _to_srgb(light: Tensor) -> Tensor:
     light = light.clamp(0, 1)
     return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
+
+
+def _shoulder(light: Tensor) -> Tensor:
+    """Linear below ``KNEE``, then bending smoothly towards 1, so that bright paint keeps its shading."""
+    over = (light - KNEE).clamp_min(0)
+    return light.clamp_max(KNEE) + (1 - KNEE) * (1 - torch.exp(over / (KNEE - 1)))
 
 
 @functools.cache
@@ -80,7 +87,7 @@ def _camera(size: int) -> _Camera:
     t = -eye[2] / rays[2]
     ground = torch.stack([eye[0] + t * rays[0], eye[1] + t * rays[1]])
     middle = ground.mean(-1)
-    fade = ((middle[1] - 0.4) / 3.6).clamp(0, 1)
+    fade = ((middle[1] - 0.2) / 2.6).clamp(0, 1)
     fade = (fade * fade * (3 - 2 * fade))[:, None]
     vignette = 1 - 0.05 * (middle.pow(2).sum(0) / 4.0).clamp(0, 2)[:, None]
     table = (torch.tensor(TABLE, dtype=torch.float64) * (1 - fade) + torch.tensor(BACKDROP).double() * fade) * vignette
@@ -129,7 +136,8 @@ def render(factors: dict[str, Tensor], *, size: int = 128) -> Rendered:
             if len(rows):
                 part = {name: factors[name][rows].float() for name in needed[1:]}
                 light, shadow[rows] = _render_one_kind(shape, part, size)
-                luminance[rows] = light.clamp(0, 1).mean(1) @ torch.tensor([0.2126, 0.7152, 0.0722])
+                light = _shoulder(light)
+                luminance[rows] = light.mean(1) @ torch.tensor([0.2126, 0.7152, 0.0722])
                 coded = (_to_srgb(light) * 255 + 0.5).to(torch.uint8)
                 images[rows] = coded.view(-1, size, size, 3)
     return Rendered(images, {**factors, "shadow_area": shadow, "luminance": luminance})
@@ -244,7 +252,7 @@ def _shade(shape, point, ray, toward, albedo: Tensor, sky: Tensor, sun: Tensor) 
     deep = _band(y, 0.060) * (x < 0)
     white = torch.tensor([0.93, 0.92, 0.88])
     albedo = albedo + (white - albedo) * (0.86 * pale)[:, None]
-    albedo = albedo * (1 - 0.80 * deep)[:, None]
+    albedo = albedo * (1 - 0.72 * deep)[:, None]
 
     near_table = 0.62 + 0.38 * (point[2] / 0.45).clamp(0, 1)
     ambient = sky * ((0.62 + 0.38 * nz) * near_table)[:, None]
