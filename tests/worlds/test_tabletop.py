@@ -59,7 +59,8 @@ def test_rays_meet_the_surface_from_both_ends(shape):
     back, hit_back = meet(shape, tuple(end.T), tuple(-d.T))
     assert (hit == hit_back).float().mean() > 0.98
     both = hit & hit_back
-    assert ((8 - back)[both] >= t[both] - 1e-2).all()
+    # The march stops within 0.004 of the torus; on a grazing ray that is a longer way along it.
+    assert ((8 - back)[both] >= t[both] - (0.03 if shape == "torus" else 1e-3)).all()
     facing = sum(a * b for a, b in zip(normal(shape, tuple(point[hit].T)), d[hit].T, strict=True))
     assert (facing < 0.05).float().mean() > 0.97
 
