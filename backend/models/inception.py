@@ -57,7 +57,7 @@ class CurveInceptionConfig(PretrainedConfig):
         self.image_size = image_size
         self.stem_widths = list(stem_widths or (24, 48))
         self.mixed_widths = dict(mixed_widths or MIXED)
-        self.pool_before = list(pool_before if pool_before is not None else ("mixed3a", "mixed4a"))
+        self.pool_before = list(pool_before if pool_before is not None else ("mixed4a", "mixed4b"))
         self.aux_after = aux_after
         self.n_radius_bins = n_radius_bins
         self.image_mean = image_mean
@@ -90,7 +90,7 @@ class ConvUnit(nn.Module):
         self.norm = nn.BatchNorm2d(d_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.norm(self.conv(x)))
+        return torch.relu_(self.norm(self.conv(x)))
 
 
 class Mixed(nn.Module):
@@ -149,7 +149,7 @@ class CurveInception(PreTrainedModel):
             init.zeros_(module.num_batches_tracked)
 
     def stem(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Grey or RGB pictures in 0..1 to (N, d, H / 2, W / 2); raises ``Invalid`` for another number of channels."""
+        """Grey or RGB pictures in 0..1 to (N, d, H / 4, W / 4); raises ``Invalid`` for another number of channels."""
         if pixel_values.ndim != 4 or pixel_values.shape[1] not in (1, 3):
             raise Invalid(
                 f"Pixels of shape {tuple(pixel_values.shape)} were given.",
@@ -158,7 +158,7 @@ class CurveInception(PreTrainedModel):
             )
         # The average of the channels: a grey picture gives the same result in either format.
         grey = pixel_values.mean(dim=1, keepdim=True)
-        return self.conv2(self.conv1((grey - self.config.image_mean) / self.config.image_std))
+        return self.conv2(self.pool(self.conv1((grey - self.config.image_mean) / self.config.image_std)))
 
     def features(self, pixel_values: torch.Tensor, *, until: str | None = None) -> dict[str, torch.Tensor]:
         """Activations (N, d, h, w) of every mixed module by name, in order, stopping after ``until``."""

@@ -141,7 +141,7 @@ def render_lines(
     length: float | torch.Tensor = LENGTH,
     background: float | torch.Tensor = 0.5,
 ) -> torch.Tensor:
-    """Straight strokes with normals at ``orientation`` (N,) radians, as (N, 1, size, size): ``render_curves`` at R → ∞."""
+    """Straight strokes with normals at ``orientation`` (N,) radians, (N, 1, size, size): ``render_curves``, R → ∞."""
     orientation, position = _prepare(orientation, 1.0, width, position)
     n = len(orientation)
     u, v = _local(orientation, position, size)
