@@ -23,7 +23,7 @@ _POINTS = "_intervention_points"
 
 
 class Carrier(nn.Module):
-    """Mixed in before the module's own class; ``points`` maps a place (``input``, ``update``, ``output``) to a point."""
+    """Mixed in before the module's own class; its points stand at ``input``, ``update`` and ``output``."""
 
     def forward(self, *args, **kwargs):
         points = self._intervention_points

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from backend.core.errors import Invalid
 from backend.models.path import LAYER_PARTS, MODULE_PARTS, PARTS, canonical_path
 
+
 @dataclass(frozen=True, order=True)
 class Site:
     """A place in a model, in canonical form; ``str(site)`` and ``Site.parse`` are inverse to each other."""

@@ -89,7 +89,7 @@ class ImageAdapter(Adapter):
 
 
 def unet_layout(unet: nn.Module) -> Layout:
-    """Canonical paths of a ``UNet2DConditionModel``'s attention and residual blocks, in the order of the forward pass."""
+    """Canonical paths of a ``UNet2DConditionModel``'s attention and residual blocks, in forward order."""
     stages = [(f"down.{i}", f"down_blocks.{i}", block) for i, block in enumerate(unet.down_blocks)]
     if unet.mid_block is not None:
         stages.append(("mid", "mid_block", unet.mid_block))

@@ -112,9 +112,10 @@ def sdxl_unet_config(widths: Sequence[int] = (32, 64, 96), *, sample_size: int =
     }
 
 
-def tiny_sdxl(*, widths: Sequence[int] = (32, 64, 96), vae_widths: Sequence[int] = (32, 32, 32, 32), d_text: int = 32,
-              sample_size: int = 16, words: Sequence[str] = CAPTION_WORDS, max_length: int = 24, seed: int = 0):  # fmt: skip
-    """A ``StableDiffusionXLPipeline`` with random weights: 16 x 16 latents, 128 pixels, sites ``down.1.0`` ... ``up.1.2``.
+def tiny_sdxl(*, widths: Sequence[int] = (32, 64, 96), vae_widths: Sequence[int] = (32, 32, 32, 32),
+              d_text: int = 32, sample_size: int = 16, words: Sequence[str] = CAPTION_WORDS, max_length: int = 24,
+              seed: int = 0):  # fmt: skip
+    """A ``StableDiffusionXLPipeline`` with random weights: 16 x 16 latents, sites ``down.1.0`` ... ``up.1.2``.
 
     ``d_text`` is the width of each of the two text encoders. Equal ``seed`` gives equal weights; the global random
     state is left as it was.

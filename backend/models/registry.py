@@ -1,9 +1,10 @@
 """Models by name: the embedded collection, a folder, or a name on a model hub, all through ``from_pretrained``.
 
-    tabletop-sdxl   calendar-llama   tabletop-dino   curve-inception   ./my-checkpoint   stabilityai/stable-diffusion-xl-base-1.0
+    tabletop-sdxl   calendar-llama   tabletop-dino   curve-inception
+    ./my-checkpoint   stabilityai/stable-diffusion-xl-base-1.0
 
-A folder with ``model_index.json`` is a diffusers pipeline, one with ``config.json`` a transformers model; a sibling folder
-``NAME-lcm`` is the few-step UNet of a pipeline. Remote code is never run.
+A folder with ``model_index.json`` is a diffusers pipeline, one with ``config.json`` a transformers model; a sibling
+folder ``NAME-lcm`` is the few-step UNet of a pipeline. Remote code is never run.
 
 Not covered: caching loaded models (the server keeps its own) and training (``backend.recipes``).
 """

@@ -11,8 +11,8 @@
 Moving along a manifold is only a new τ = point(t). Interventions at one site act at the same time, on the same x:
 their changes add, which for orthogonal frames is the same as one after the other.
 
-Not covered: where τ comes from (``backend.manifolds``) and non-linear codes in a compiled graph (``exact_edit`` runs them
-eagerly).
+Not covered: where τ comes from (``backend.manifolds``) and non-linear codes in a compiled graph (they run eagerly,
+``encode_edit_decode``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,188 @@
+"""What every attention head did: its pattern, its values, and what it added to the stream, recomputed from the weights.
+
+    A = softmax(R(q) R(k)ᵀ / √d_head + mask)      rows are queries, columns are keys; R is the rotary embedding
+    u_j = γ ⊙ W_O^h v_j                           output-projected value (γ the layer scale, 1 where there is none)
+    U = A u                                       the head's update;  Σ_h U_h + γ ⊙ b_O is what the module added
+
+The model runs as it is; each attention module's input is caught and the head is computed again in float32. The sum
+over heads is compared with what the module put out: where they differ (an attention this file does not know, a mask,
+a sliding window), the request is refused instead of a wrong pattern being shown.
+
+Not covered: cross-attention of diffusion models, caches, padded batches (give rows of one length).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from backend.core.errors import Refused
+from backend.models.adapter import Adapter
+
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+"""Largest difference to the module's own output that passes, relative to its root mean square."""
+
+
+@dataclass(frozen=True)
+class LayerHeads:
+    """All heads of one layer on a batch of equally long rows, in float32."""
+
+    layer: int
+    attention: Tensor
+    """(B, H, n, n), rows are queries."""
+    values: Tensor
+    """(B, H, n, d_head), repeated over the query heads of a group."""
+    weight: Tensor
+    """(H, d, d_head): each head's part of W_O."""
+    scale: Tensor
+    """(d,): the layer scale γ, ones where there is none."""
+    causal: bool
+    gap: float
+    """Largest difference between the recomputed and the module's own output, relative to its root mean square."""
+
+    @property
+    def projected(self) -> Tensor:
+        """Output-projected values u, (B, H, n, d)."""
+        return torch.einsum("bhnk,hdk->bhnd", self.values, self.weight) * self.scale
+
+    @property
+    def updates(self) -> Tensor:
+        """What each head adds to the residual stream at each token, (B, H, n, d)."""
+        return torch.einsum("bhqn,bhnd->bhqd", self.attention, self.projected)
+
+
+def attention_modules(adapter: Adapter) -> list[nn.Module]:
+    """The self-attention module of every layer; raises ``Refused`` where the model has none that can be recomputed."""
+    found = []
+    for path, parts in adapter.layout.items():
+        if path.isdigit() and "attn_out" in parts:
+            module = adapter.module_at(path, part="attn_out")[2]
+            if all(hasattr(module, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj", "head_dim")):
+                found.append(module)
+    if not found:
+        raise Refused(
+            f"The attention heads of '{adapter.name}' were asked for.",
+            "It has no layers of self-attention with separate query, key, value and output matrices.",
+            "Choose a language model like calendar-llama or a vision transformer like tabletop-dino.",
+        )
+    return found
+
+
+def run(adapter: Adapter, inputs: Tensor) -> Tensor:
+    """Run the model without a head or cache: final normed tokens (B, n, d) of ids (B, n) or pixels (B, 3, H, W)."""
+    if adapter.kind == "text":
+        return adapter.model.base_model(inputs.to(adapter.device), use_cache=False).last_hidden_state
+    return adapter.model(inputs.to(adapter.device, adapter.dtype)).last_hidden_state
+
+
+@torch.no_grad()
+def heads_of(adapter: Adapter, inputs: Tensor, *, layers: list[int] | None = None) -> tuple[list[LayerHeads], Tensor]:
+    """Every head of ``layers`` (all by default) on a batch, and the final normed tokens (B, n, d).
+
+    Raises ``Refused`` where the recomputed heads do not add up to the module's own output.
+    """
+    modules = attention_modules(adapter)
+    caught: dict[int, tuple] = {}
+    me = threading.get_ident()
+
+    def catcher(layer: int) -> Callable:
+        def hook(module, args, kwargs, out):
+            # Another thread may be using the same model; its input is not ours.
+            if threading.get_ident() == me:
+                hidden = args[0] if args else kwargs["hidden_states"]
+                caught[layer] = (hidden, kwargs.get("position_embeddings"), out[0] if isinstance(out, tuple) else out)
+
+        return hook
+
+    wanted = range(len(modules)) if layers is None else layers
+    with contextlib.ExitStack() as stack:
+        for layer in wanted:
+            handle = modules[layer].register_forward_hook(catcher(layer), with_kwargs=True)
+            stack.callback(handle.remove)
+        out = run(adapter, inputs)
+    missing = [layer for layer in wanted if layer not in caught]
+    if missing:
+        raise Refused(
+            f"The attention heads of '{adapter.name}' were asked for.",
+            f"Layers {missing} ran without telling what they saw, as compiled models do.",
+            "Load the model without compiling it.",
+        )
+    return [_recompute(adapter, layer, modules[layer], *caught[layer]) for layer in wanted], out.float()
+
+
+def _recompute(adapter: Adapter, layer: int, module: nn.Module, hidden: Tensor, rotary, put_out: Tensor) -> LayerHeads:
+    d_head, causal = module.head_dim, bool(getattr(module, "is_causal", False))
+    n_rows, n, _ = hidden.shape
+    hidden = hidden.float()
+
+    def project(linear: nn.Linear) -> Tensor:
+        bias = None if linear.bias is None else linear.bias.float()
+        x = nn.functional.linear(hidden, linear.weight.float(), bias)
+        return x.view(n_rows, n, -1, d_head).transpose(1, 2)
+
+    q, k, v = project(module.q_proj), project(module.k_proj), project(module.v_proj)
+    if rotary is not None:
+        cos, sin = (part.float() for part in rotary)
+        if cos.ndim == 3:
+            cos, sin = cos[:, None], sin[:, None]
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    scores = q @ k.transpose(-1, -2) * float(getattr(module, "scaling", d_head**-0.5))
+    if causal:
+        scores = scores.masked_fill(torch.ones(n, n, dtype=torch.bool, device=scores.device).triu(1), float("-inf"))
+    weight = module.o_proj.weight.float()
+    weight = weight.view(weight.shape[0], q.shape[1], d_head).transpose(0, 1)
+    attention = scores.softmax(-1)
+    again = torch.einsum("bhnk,hdk->bnd", attention @ v, weight)
+    if module.o_proj.bias is not None:
+        again = again + module.o_proj.bias.float()
+    own = put_out.float()
+    gap = float((again - own).abs().max() / own.pow(2).mean().sqrt().clamp_min(1e-12))
+    if gap > TOLERANCE.get(put_out.dtype, 1e-4):
+        raise Refused(
+            f"The attention heads of '{adapter.name}' were asked for.",
+            f"Recomputed, layer {layer} differs from the model's own output by {gap:.1g} of its size: this kind of "
+            "attention is not known here.",
+            "Choose a model of the Llama or DINOv3 kind.",
+        )
+    scale = _layer_scale(adapter, layer, weight.shape[1])
+    return LayerHeads(layer, attention, v, weight, scale.to(weight.device), causal, gap)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of the last tokens; tokens before them (class, registers) have no place and stay."""
+    n_prefix = x.shape[-2] - cos.shape[-2]
+    head, tail = x[..., :n_prefix, :], x[..., n_prefix:, :]
+    first, second = tail.chunk(2, -1)
+    return torch.cat([head, tail * cos + torch.cat([-second, first], -1) * sin], -2)
+
+
+def _layer_scale(adapter: Adapter, layer: int, d: int) -> Tensor:
+    block = adapter.module_at(str(layer), part="attn_out")[0]
+    gamma = getattr(getattr(block, "layer_scale1", None), "lambda1", None)
+    return torch.ones(d) if gamma is None else gamma.detach().float()
+
+
+@contextlib.contextmanager
+def adding(module: nn.Module, delta: Tensor) -> Iterator[None]:
+    """While inside, the attention module's output is what it is plus ``delta`` (B, n, d), on this thread alone."""
+    me = threading.get_ident()
+
+    def hook(_module, _args, out):
+        if threading.get_ident() != me:
+            return out
+        if isinstance(out, tuple):
+            return (out[0] + delta.to(out[0].dtype), *out[1:])
+        return out + delta.to(out.dtype)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
