@@ -91,7 +91,7 @@ class Curve:
         return torch.linspace(float(self.knots_t[0]), float(self.knots_t[-1]), n, dtype=torch.float64)
 
     def project(
-        self, z: torch.Tensor, *, n_dense: int | None = None, n_steps: int = 8
+        self, z: torch.Tensor, *, n_dense: int | None = None, n_steps: int = 12
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Nearest point: ``z (..., d)`` to ``(t (...,), Euclidean distance (...,))``.
 
@@ -101,22 +101,35 @@ class Curve:
         shape, flat = z.shape[:-1], z.detach().reshape(-1, self.d).double().cpu()
         t_grid = self.grid(n_dense)
         dense = self._derivative(t_grid, 0)
-        nearest = torch.cat([torch.cdist(part, dense).argmin(-1) for part in flat.split(4096)]) if len(flat) else None
-        t = t_grid[nearest] if nearest is not None else flat.new_zeros(0)
+        start = [self._valleys(torch.cdist(part, dense)) for part in flat.split(4096)]
+        # (2, N): the two deepest valleys, since the better of them may change places below the grid's resolution.
+        t = t_grid[torch.cat(start, dim=1)]
         reach = 1.0 / n_dense
-        best = (self._derivative(t, 0) - flat).norm(dim=-1)
+        best, share = (self._derivative(t, 0) - flat).norm(dim=-1), torch.ones_like(t)
         for _ in range(n_steps):
             gap, slope, bend = self._derivative(t, 0) - flat, self._derivative(t, 1), self._derivative(t, 2)
             speed = (slope * slope).sum(-1).clamp_min(1e-12)
             curvature = speed + (gap * bend).sum(-1)
             # Gauss-Newton where the distance is not convex in t: its step still points downhill.
             step = -(gap * slope).sum(-1) / torch.where(curvature > 0.1 * speed, curvature, speed)
-            new = t + step.clamp(-reach, reach)
+            new = t + share * step.clamp(-reach, reach)
             new = new % 1.0 if self.kind == "ring" else new.clamp(self._breaks[0], self._breaks[-1])
             distance = (self._derivative(new, 0) - flat).norm(dim=-1)
             closer = distance < best
             t, best = torch.where(closer, new, t), torch.where(closer, distance, best)
+            share = torch.where(closer, share, share / 4)
+        best, which = best.min(0)
+        t = t.gather(0, which[None])[0]
         return t.reshape(shape), best.reshape(shape).to(self.knots.dtype)
+
+    def _valleys(self, distance: torch.Tensor) -> torch.Tensor:
+        if self.kind == "ring":
+            left, right = distance.roll(1, dims=1), distance.roll(-1, dims=1)
+        else:
+            wall = torch.full_like(distance[:, :1], torch.inf)
+            left, right = torch.cat([wall, distance[:, :-1]], 1), torch.cat([distance[:, 1:], wall], 1)
+        low = torch.where((distance <= left) & (distance <= right), distance, torch.inf)
+        return low.topk(2, dim=1, largest=False).indices.T
 
     def length(self, t_from: torch.Tensor | float, t_to: torch.Tensor | float, *, n: int = 150) -> torch.Tensor:
         """Length ``(...,)`` of the way from ``t_from`` to ``t_to`` (shorter arc on a ring): sum of ``n`` chords."""
