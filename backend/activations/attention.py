@@ -136,7 +136,7 @@ def _recompute(adapter: Adapter, layer: int, module: nn.Module, hidden: Tensor, 
     scores = q @ k.transpose(-1, -2) * float(getattr(module, "scaling", d_head**-0.5))
     if causal:
         scores = scores.masked_fill(torch.ones(n, n, dtype=torch.bool, device=scores.device).triu(1), float("-inf"))
-    weight = module.o_proj.weight.float()
+    weight = module.o_proj.weight.detach().float()
     weight = weight.view(weight.shape[0], q.shape[1], d_head).transpose(0, 1)
     attention = scores.softmax(-1)
     again = torch.einsum("bhnk,hdk->bnd", attention @ v, weight)

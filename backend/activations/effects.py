@@ -55,7 +55,8 @@ def effects(
         places = [int(diagnose(other).sink[0, head]) for other in others]
         theirs = torch.stack([other.values[0, head, place] for other, place in zip(others, places, strict=True)])
         pick = _other_than(places[0], others[0].values.shape[2], generator)
-        for name, new in (("mean", theirs.mean(0)), ("donor", theirs[0]), ("ordinary", others[0].values[0, head, pick])):
+        new_values = {"mean": theirs.mean(0), "donor": theirs[0], "ordinary": others[0].values[0, head, pick]}
+        for name, new in new_values.items():
             deltas[name] = _exchange(attention, sink, values[sink], new)
     rest = torch.arange(n, device=out.device) != sink
     size = out[0, rest].pow(2).mean().sqrt()

@@ -35,6 +35,8 @@ class HeadSummary(Message):
     rank1_energy: float
     label: str
     """``nop``, ``broadcast``, ``other`` or ``no sink``, by the observational rule."""
+    constant: bool = False
+    """True where the sink cannot depend on content (position 0 of a causal model): what it sends is a bias."""
 
 
 class SinkBoard(Message):
@@ -76,3 +78,27 @@ class HeadDetail(Message):
     pattern: list[list[float]]
     """Attention, rows are queries; reduced to at most 96 × 96 by mean pooling."""
     timing_ms: dict[str, float]
+    effects: dict[str, float] = Field(default_factory=dict)
+    """Change of the model's output, relative to its size, when the sink's value is exchanged with attention held
+    fixed: ``zero``, ``mean``, ``donor``, ``ordinary``, ``remove``, and ``control`` (a random other token's value)."""
+    causal_label: str = ""
+    """``nop``, ``bias``, ``broadcast`` or ``weak``, from the effects; empty where there is no sink."""
+
+
+class SinkExample(Message):
+    """One example input; a picture lies in the container's body, a text stands here."""
+
+    index: int
+    caption: str
+    text: str | None = None
+    offset: int = 0
+    length: int = 0
+    """Where the picture lies in the body, in bytes (WebP)."""
+    width: int = 0
+    height: int = 0
+
+
+class SinkExamples(Message):
+    """Header of the examples container."""
+
+    examples: list[SinkExample]
