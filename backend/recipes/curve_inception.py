@@ -32,7 +32,7 @@ from backend.worlds import curves
 
 NAME = "curve-inception"
 N_CURVE_BINS, N_LINE_BINS, N_RADIUS_BINS = 24, 12, 6
-STEPS, BATCH = 1600, 96
+STEPS, BATCH = 1200, 64
 TUNED_LAYERS = ("mixed3a", "mixed3b", "mixed4a")
 GATE_LAYER = "mixed3b"
 GATE_UNITS = 10
