@@ -1,0 +1,1 @@
+"""Typed calls to the backend, latest-wins, and streams. Knows nothing of Panel."""

@@ -1,0 +1,1 @@
+"""Data in, picture out. No network, no session."""

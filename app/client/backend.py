@@ -1,0 +1,178 @@
+"""Typed, asynchronous calls to the backend. Every failure is one of two errors that carry sentences for people.
+
+    BackendError
+    ├── Asked wrongly: the server answered with an ``ErrorBody`` (asked, true, todo)
+    └── BackendDown: nobody answered
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import httpx
+from pydantic import ValidationError
+
+from backend.wire.blocks import BlockDetail, BlockList, CloudHeader
+from backend.wire.canvas import CanvasRequest, FilmstripRequest, FrameHeader
+from backend.wire.capabilities import Capabilities, Health
+from backend.wire.findings import Catalogue
+from backend.wire.frame import unpack
+from backend.wire.jobs import JobInfo, JobRequest
+from backend.wire.sinks import HeadDetail, HeadRequest, SinkBoard, SinkRequest
+from backend.wire.text import CompletionRequest, ManifoldCurves, PathRequest, PathResponse, TextCanvasRequest, TextFrame
+
+
+class BackendError(Exception):
+    """The server refused: what was asked, what is true, what to do."""
+
+    def __init__(self, asked: str, true: str = "", todo: str = "", *, kind: str = "") -> None:
+        super().__init__(" ".join(part for part in (asked, true, todo) if part))
+        self.asked, self.true, self.todo, self.kind = asked, true, todo, kind
+
+
+class BackendDown(BackendError):
+    """Nobody answered at the backend's address."""
+
+
+@dataclass
+class Frame:
+    """A frame as it arrived: the bytes for the canvas, the header for everyone else."""
+
+    data: bytes
+    header: FrameHeader
+
+
+def backend_url() -> str:
+    """Where the backend is (``ATLAS_BACKEND_URL``, else this machine at ``ATLAS_BACKEND_PORT``)."""
+    port = os.environ.get("ATLAS_BACKEND_PORT", "8000")
+    return os.environ.get("ATLAS_BACKEND_URL", f"http://127.0.0.1:{port}").rstrip("/")
+
+
+class Backend:
+    """One client for one browser session. ``transport`` lets a test talk to the server without a socket."""
+
+    def __init__(self, url: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self.url = url or backend_url()
+        self._http = httpx.AsyncClient(
+            base_url=self.url, timeout=httpx.Timeout(120.0, connect=3.0), transport=transport,
+            limits=httpx.Limits(max_connections=32), trust_env=False,
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _call(self, method: str, path: str, **kwargs) -> httpx.Response:
+        try:
+            response = await self._http.request(method, path, **kwargs)
+        except httpx.TransportError as error:
+            raise BackendDown(
+                "The page asked the backend for an answer.",
+                f"Nobody answers at {self.url} ({type(error).__name__}).",
+                "It is being looked for; the page goes on by itself when it is back.",
+            ) from error
+        if response.status_code >= 400:
+            raise _refusal(response)
+        return response
+
+    async def health(self) -> Health:
+        return Health.model_validate_json((await self._call("GET", "/v1/health", timeout=4.0)).content)
+
+    async def capabilities(self) -> Capabilities:
+        return Capabilities.model_validate_json((await self._call("GET", "/v1/capabilities")).content)
+
+    async def catalogue(self) -> Catalogue:
+        return Catalogue.model_validate_json((await self._call("GET", "/v1/catalogue")).content)
+
+    async def canvas(self, name: str, request: CanvasRequest) -> Frame | None:
+        """The frame of this sequence number, or ``None`` where a newer one replaced it."""
+        response = await self._call("PUT", f"/v1/canvas/{name}", json=request.model_dump())
+        return None if response.status_code == 204 else _frame(response.content)
+
+    async def filmstrip(self, request: FilmstripRequest) -> Frame:
+        return _frame((await self._call("POST", "/v1/filmstrip", json=request.model_dump())).content)
+
+    async def text(self, name: str, request: TextCanvasRequest) -> TextFrame | None:
+        response = await self._call("PUT", f"/v1/text/{name}", json=request.model_dump())
+        return None if response.status_code == 204 else TextFrame.model_validate_json(response.content)
+
+    async def path(self, request: PathRequest) -> PathResponse:
+        return PathResponse.model_validate_json(
+            (await self._call("POST", "/v1/text/path", json=request.model_dump())).content
+        )
+
+    async def curves(self, manifold: str) -> ManifoldCurves:
+        return ManifoldCurves.model_validate_json((await self._call("GET", f"/v1/manifolds/{manifold}/curves")).content)
+
+    async def complete(self, request: CompletionRequest) -> AsyncIterator[str]:
+        """Pieces of text as they are generated."""
+        body = request.model_copy(update={"stream": True}).model_dump(exclude_none=True)
+        try:
+            async with self._http.stream("POST", "/v1/completions", json=body) as response:
+                if response.status_code >= 400:
+                    await response.aread()
+                    raise _refusal(response)
+                async for line in response.aiter_lines():
+                    if not line.startswith("data:"):
+                        continue
+                    data = line[5:].strip()
+                    if data == "[DONE]":
+                        return
+                    event = json.loads(data)
+                    if "error" in event:
+                        raise BackendError(str(event["error"]))
+                    for choice in event.get("choices", []):
+                        yield choice.get("text", "")
+        except httpx.TransportError as error:
+            raise BackendDown("A continuation was being written.", f"The backend stopped answering ({error}).",
+                              "It starts again when the backend is back.") from error  # fmt: skip
+
+    async def blocks(self, featurizer: str) -> BlockList:
+        return BlockList.model_validate_json((await self._call("GET", f"/v1/featurizers/{featurizer}/blocks")).content)
+
+    async def block(self, featurizer: str, index: int) -> tuple[BlockDetail, bytes]:
+        """A block and the whole container, whose body holds the example pictures."""
+        data = (await self._call("GET", f"/v1/featurizers/{featurizer}/blocks/{index}")).content
+        return BlockDetail.model_validate(unpack(data)[0]), data
+
+    async def cloud(self, featurizer: str, index: int, *, n: int = 20000) -> tuple[CloudHeader, memoryview]:
+        data = (await self._call("GET", f"/v1/featurizers/{featurizer}/blocks/{index}/cloud", params={"n": n})).content
+        header, body = unpack(data)
+        return CloudHeader.model_validate(header), body
+
+    async def sinks(self, request: SinkRequest) -> SinkBoard:
+        return SinkBoard.model_validate_json((await self._call("POST", "/v1/sinks", json=request.model_dump())).content)
+
+    async def head(self, request: HeadRequest) -> HeadDetail:
+        return HeadDetail.model_validate_json(
+            (await self._call("POST", "/v1/sinks/head", json=request.model_dump())).content
+        )
+
+    async def start_job(self, request: JobRequest) -> JobInfo:
+        return JobInfo.model_validate_json((await self._call("POST", "/v1/jobs", json=request.model_dump())).content)
+
+    async def job(self, name: str) -> JobInfo:
+        return JobInfo.model_validate_json((await self._call("GET", f"/v1/jobs/{name}")).content)
+
+    async def cancel_job(self, name: str) -> None:
+        await self._call("DELETE", f"/v1/jobs/{name}")
+
+
+def _frame(data: bytes) -> Frame:
+    try:
+        return Frame(data, FrameHeader.model_validate(unpack(data)[0]))
+    except (ValueError, ValidationError) as error:
+        raise BackendError("A frame was expected.", f"The answer could not be read: {error}", "Try again.") from error
+
+
+def _refusal(response: httpx.Response) -> BackendError:
+    try:
+        body = response.json()
+        return BackendError(body["asked"], body.get("true", ""), body.get("todo", ""), kind=body.get("error", ""))
+    except (ValueError, KeyError, TypeError):
+        return BackendError(
+            f"{response.request.method} {response.request.url.path} was asked of the backend.",
+            f"It answered {response.status_code} without a reason.", "Look at the backend's log.",
+        )  # fmt: skip

@@ -1,0 +1,53 @@
+// The board of heads: one button a head, so that keyboard and screen reader work as everywhere.
+export function render({ model, el }) {
+  const root = document.createElement("div");
+  root.className = "board";
+  root.innerHTML = `<style>
+    .board { font: inherit; color: inherit; width: 100%; overflow-x: auto; }
+    .board .grid { display: grid; gap: 4px; justify-content: start; align-items: center; }
+    .board .name { font-size: 11px; opacity: .74; text-align: center; }
+    .board button { all: unset; width: 34px; height: 34px; display: grid; place-items: center; border-radius: 6px; cursor: pointer; background: color-mix(in srgb, currentColor 6%, transparent); }
+    .board button:hover { background: color-mix(in srgb, currentColor 14%, transparent); }
+    .board button:focus-visible, .board button.on { box-shadow: 0 0 0 2px currentColor; }
+    .board .dot { border-radius: 50%; }
+    .board .wait { font-size: 13px; opacity: .74; padding: 48px 0; text-align: center; }
+  </style><div class="grid"></div>`;
+  const grid = root.querySelector(".grid");
+  function draw() {
+    grid.replaceChildren();
+    if (!model.cells.length) { const w = document.createElement("div"); w.className = "wait"; w.textContent = model.waiting; grid.appendChild(w); return; }
+    grid.style.gridTemplateColumns = `48px repeat(${model.heads}, 34px)`;
+    const name = (text) => { const d = document.createElement("div"); d.className = "name"; d.textContent = text; grid.appendChild(d); };
+    name("");
+    for (let h = 0; h < model.heads; h++) name(h);
+    for (let l = 0; l < model.layers; l++) {
+      name(`layer ${l}`);
+      for (let h = 0; h < model.heads; h++) {
+        const c = model.cells.find((k) => k.layer === l && k.head === h);
+        const b = document.createElement("button");
+        b.tabIndex = 0; b.dataset.layer = l; b.dataset.head = h;
+        if (c) {
+          const s = 6 + 24 * Math.sqrt(Math.max(0, Math.min(1, c.value)));
+          b.innerHTML = `<div class="dot" style="width:${s}px;height:${s}px;background:${c.colour}"></div>`;
+          b.title = c.title; b.setAttribute("aria-label", c.title);
+        }
+        const go = () => model.send_msg({ type: "pick", layer: l, head: h });
+        b.addEventListener("click", go);
+        b.addEventListener("keydown", (e) => {
+          if (e.key === "Enter" || e.key === " ") { e.preventDefault(); go(); }
+          const to = { ArrowRight: [l, h + 1], ArrowLeft: [l, h - 1], ArrowDown: [l + 1, h], ArrowUp: [l - 1, h] }[e.key];
+          if (to) { e.preventDefault(); grid.querySelector(`button[data-layer="${to[0]}"][data-head="${to[1]}"]`)?.focus(); }
+        });
+        grid.appendChild(b);
+      }
+    }
+    mark();
+  }
+  function mark() {
+    grid.querySelectorAll("button").forEach((b) => b.classList.toggle("on", Number(b.dataset.layer) === model.chosen[0] && Number(b.dataset.head) === model.chosen[1]));
+  }
+  model.on(["cells", "layers", "heads", "waiting"], draw);
+  model.on("chosen", mark);
+  draw();
+  return root;
+}

@@ -1,0 +1,101 @@
+// Paints frames: "ATF1", header length, JSON header, pictures. Decodes off the main thread, draws when all are ready.
+function unpack(data) {
+  const bytes = data instanceof Uint8Array ? data : new Uint8Array(data);
+  if (bytes.length < 8) return null;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const length = view.getUint32(4, true);
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length)));
+  return [header, bytes.subarray(8 + length)];
+}
+
+export function render({ model, el }) {
+  const root = document.createElement("div");
+  root.className = "frames";
+  root.innerHTML = `<style>
+    .frames { width: 100%; color: inherit; font: inherit; }
+    .frames .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 16px; }
+    .frames figure { margin: 0; min-width: 0; }
+    .frames .box { position: relative; width: 100%; aspect-ratio: 1; border-radius: 8px; overflow: hidden;
+      background: color-mix(in srgb, currentColor 7%, transparent); }
+    .frames canvas { width: 100%; height: 100%; display: block; transition: opacity .15s; }
+    .frames .wait { position: absolute; inset: 0; display: grid; place-items: center; padding: 12px; text-align: center; font-size: 13px; opacity: .75; }
+    .frames .tag { position: absolute; right: 8px; top: 8px; font-size: 11px; padding: 1px 6px; border-radius: 8px; background: rgba(0,0,0,.55); color: #fff; }
+    .frames figcaption { margin-top: 6px; font-size: 13px; line-height: 1.35; }
+    .frames .name { font-weight: 600; display: flex; align-items: center; gap: 6px; }
+    .frames .chip { width: 10px; height: 10px; border-radius: 5px; flex: none; }
+    .frames .note { opacity: .74; min-height: 1.35em; }
+    .frames .bar { display: flex; height: 5px; border-radius: 3px; overflow: hidden; margin-top: 12px; background: color-mix(in srgb, currentColor 8%, transparent); }
+    .frames .legend { font-size: 12px; opacity: .74; margin-top: 4px; display: flex; gap: 12px; flex-wrap: wrap; font-variant-numeric: tabular-nums; }
+    .frames .legend i { display: inline-block; width: 8px; height: 8px; border-radius: 2px; margin-right: 4px; }
+    .frames.stale canvas { opacity: .35; }
+    @media (prefers-reduced-motion: no-preference) {
+      .frames .empty .box { animation: pulse 1.4s ease-in-out infinite alternate; }
+      @keyframes pulse { from { opacity: 1 } to { opacity: .55 } } }
+  </style><div class="row"></div><div class="bar" hidden></div><div class="legend"></div>`;
+  const row = root.querySelector(".row"), bar = root.querySelector(".bar"), legend = root.querySelector(".legend");
+  const STAGE = ["#adb5bd", "#91a7ff", "#38a3a5", "#f0a35e", "#c3a6d8", "#7fb069", "#d9d9d9"];
+  const panes = new Map();
+
+  function layout() {
+    const wanted = model.panes.map((p) => p.arm);
+    for (const [arm, pane] of panes) if (!wanted.includes(arm)) { pane.figure.remove(); panes.delete(arm); }
+    for (const p of model.panes) {
+      let pane = panes.get(p.arm);
+      if (!pane) {
+        const figure = document.createElement("figure");
+        figure.className = "empty"; figure.dataset.arm = p.arm;
+        figure.innerHTML = `<div class="box"><canvas width="128" height="128" role="img"></canvas><div class="wait"></div><div class="tag" hidden>cached</div></div>
+          <figcaption><div class="name"><span class="chip"></span><span class="title"></span></div><div class="note"></div></figcaption>`;
+        pane = { figure, canvas: figure.querySelector("canvas"), wait: figure.querySelector(".wait"), tag: figure.querySelector(".tag"),
+          chip: figure.querySelector(".chip"), title: figure.querySelector(".title"), note: figure.querySelector(".note"), full: false };
+        panes.set(p.arm, pane);
+      }
+      row.appendChild(pane.figure);
+      pane.chip.style.background = p.colour; pane.title.textContent = p.title; pane.note.textContent = p.note || "";
+      pane.canvas.setAttribute("aria-label", `${p.title}. ${p.note || ""}`);
+      pane.wait.textContent = pane.full ? "" : model.waiting;
+    }
+  }
+  function times() {
+    const entries = Object.entries(model.timing).filter(([, ms]) => ms >= 0);
+    const total = entries.reduce((s, [, ms]) => s + ms, 0);
+    bar.hidden = total <= 0;
+    bar.replaceChildren(); legend.replaceChildren();
+    if (total <= 0) return;
+    entries.forEach(([name, ms], i) => {
+      const part = document.createElement("div");
+      part.style.cssText = `flex:${Math.max(ms, .4)};background:${STAGE[i % STAGE.length]}`; bar.appendChild(part);
+      const item = document.createElement("span");
+      item.innerHTML = `<i style="background:${STAGE[i % STAGE.length]}"></i>`;
+      item.append(`${name} ${ms < 10 ? ms.toFixed(1) : Math.round(ms)}`); legend.appendChild(item);
+    });
+    const sum = document.createElement("span"); sum.textContent = `in all ${Math.round(total)} ms`; legend.appendChild(sum);
+  }
+  let latest = -1;
+  async function paint() {
+    if (!model.frame || !model.frame.byteLength && !model.frame.length) return;
+    const got = unpack(model.frame);
+    if (!got) return;
+    const [header, body] = got, began = performance.now();
+    const bitmaps = await Promise.all(header.arms.map((a) =>
+      createImageBitmap(new Blob([body.slice(a.offset, a.offset + a.length)], { type: `image/${a.format}` }))));
+    if (header.seq < latest) return;   // a newer frame overtook this one while it was decoded
+    latest = header.seq;
+    header.arms.forEach((a, i) => {
+      const pane = panes.get(a.arm); if (!pane) return;
+      const c = pane.canvas;
+      if (c.width !== a.width) { c.width = a.width; c.height = a.height; }
+      c.getContext("2d").drawImage(bitmaps[i], 0, 0);
+      pane.figure.classList.remove("empty"); pane.full = true; pane.wait.textContent = ""; pane.tag.hidden = !(a.cached && header.preview);
+    });
+    root.dataset.seq = header.seq;
+    root.dataset.digest = header.arms.map((a) => a.length).join("-");
+    requestAnimationFrame(() => model.send_msg({ type: "painted", seq: header.seq, paint_ms: performance.now() - began }));
+  }
+  model.on("frame", paint);
+  model.on(["panes", "waiting"], layout);
+  model.on("timing", times);
+  model.on("stale", () => { root.classList.toggle("stale", model.stale); if (model.stale) latest = -1; });
+  layout(); times(); paint();
+  return root;
+}

@@ -1,0 +1,33 @@
+"""The frame canvas: small multiples of one frame (unsteered, manifold, chord, ...) with the latency bar under them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import param
+from panel.custom import JSComponent
+
+
+class FrameCanvas(JSComponent):
+    """Paints a binary frame (``backend.wire.frame``) as it arrives, without flicker.
+
+    ``panes`` fixes which arms are shown and in which order: ``[{"arm", "title", "colour", "note"}]``. Message to
+    Python after the paint: ``{"type": "painted", "seq": int, "paint_ms": float}``.
+    """
+
+    frame = param.Bytes(default=b"", doc="The last frame; arms it lacks keep their picture.")
+    panes = param.List(default=[])
+    timing = param.Dict(default={}, doc="Milliseconds by stage, in order; drawn as the latency bar.")
+    waiting = param.String(default="", doc="What is awaited; shown on panes without a picture.")
+    stale = param.Boolean(default=False, doc="True dims the pictures: they belong to an older prompt or seed.")
+
+    _esm = Path(__file__).with_name("frames.js")
+
+    def __init__(self, *, on_painted: Callable[[int, float], None] | None = None, **params) -> None:
+        super().__init__(**params)
+        self._on_painted = on_painted
+
+    def _handle_msg(self, data: dict) -> None:
+        if data.get("type") == "painted" and self._on_painted:
+            self._on_painted(int(data["seq"]), float(data["paint_ms"]))

@@ -1,0 +1,119 @@
+// The manifold pad. Geometry lives here so that the point follows the pointer without a round trip.
+const NS = "http://www.w3.org/2000/svg";
+const make = (name, attrs, parent) => {
+  const node = document.createElementNS(NS, name);
+  for (const [k, v] of Object.entries(attrs)) node.setAttribute(k, v);
+  if (parent) parent.appendChild(node);
+  return node;
+};
+const TAU = 2 * Math.PI;
+const C = 170, R = 118;
+
+export function render({ model, el }) {
+  const root = document.createElement("div");
+  root.className = "pad";
+  root.innerHTML = `<style>
+    .pad { position: relative; width: 100%; max-width: 420px; margin: 0 auto; font-family: inherit; color: inherit; }
+    .pad svg { width: 100%; height: auto; display: block; touch-action: none; cursor: grab; outline: none; user-select: none; }
+    .pad svg:active { cursor: grabbing; }
+    .pad svg:focus-visible .handle { stroke: currentColor; stroke-width: 5; }
+    .pad text { fill: currentColor; font-size: 13px; }
+    .pad .quiet { opacity: .68; font-size: 12px; }
+    .pad .big { font-size: 26px; font-weight: 600; }
+    @media (prefers-reduced-motion: no-preference) { .pad .landed { transition: all .12s linear; } }
+  </style>`;
+  const svg = make("svg", { viewBox: "0 0 340 340", tabindex: "0", role: "slider", "aria-valuemin": "0", "aria-valuemax": "1" });
+  root.appendChild(svg);
+  let t = model.t, dragging = false, queued = null;
+
+  const ring = () => model.kind === "ring";
+  const place = (u, r = R) => ring()
+    ? [C + r * Math.cos(TAU * u), C - r * Math.sin(TAU * u)]
+    : [36 + 268 * Math.min(Math.max(u, 0), 1), C - (r - R)];
+
+  let handle, landed, from, big, small, layer;
+  function draw() {
+    svg.replaceChildren();
+    const colours = model.colours.length ? model.colours : ["#888888"];
+    const n = colours.length;
+    const track = make("g", { "stroke-width": 16, fill: "none", "stroke-linecap": "butt" }, svg);
+    for (let i = 0; i < n; i++) {
+      const [x0, y0] = place(i / n), [x1, y1] = place((i + 1.08) / n);
+      const d = ring() ? `M${x0} ${y0} A${R} ${R} 0 0 0 ${x1} ${y1}` : `M${x0} ${y0} L${Math.min(x1, 304)} ${y1}`;
+      make("path", { d, stroke: colours[i] }, track);
+    }
+    for (const [u, label] of model.ticks) {
+      const [x, y] = place(u, R + 28);
+      const anchor = !ring() || Math.abs(x - C) < 12 ? "middle" : x > C ? "start" : "end";
+      const text = make("text", { x: anchor === "start" ? x - 8 : anchor === "end" ? x + 8 : x, y: y + 4, "text-anchor": anchor }, svg);
+      text.textContent = label;
+    }
+    layer = make("g", {}, svg);
+    from = make("circle", { r: 4, fill: "none", stroke: "currentColor", "stroke-width": 1.5, "stroke-dasharray": "2 2" }, layer);
+    landed = make("circle", { class: "landed", r: 9, fill: "none", stroke: "currentColor", "stroke-width": 2.5 }, layer);
+    handle = make("circle", { class: "handle", r: 14, stroke: "white", "stroke-width": 3.5 }, layer);
+    big = make("text", { class: "big", x: C, y: ring() ? C + 4 : C - 62, "text-anchor": "middle" }, layer);
+    small = make("text", { class: "quiet", x: C, y: ring() ? C + 26 : C + 78, "text-anchor": "middle" }, layer);
+    update();
+  }
+  function update() {
+    const colours = model.colours.length ? model.colours : ["#888888"];
+    const [x, y] = place(t);
+    handle.setAttribute("cx", x); handle.setAttribute("cy", y);
+    handle.setAttribute("fill", model.steered || dragging ? colours[Math.floor(t * colours.length) % colours.length] : "transparent");
+    handle.style.filter = "drop-shadow(0 1px 3px rgba(0,0,0,.45))";
+    const show = (node, u, r) => {
+      if (u === null || u === undefined) { node.setAttribute("visibility", "hidden"); return; }
+      const [a, b] = place(u, r);
+      node.setAttribute("visibility", "visible"); node.setAttribute("cx", a); node.setAttribute("cy", b);
+    };
+    show(landed, model.landed, R - 26); show(from, model.t_from, R - 26);
+    big.textContent = model.readout;
+    small.textContent = model.steered ? "● sent   ○ landed" : "drag me";
+    svg.setAttribute("aria-label", model.label);
+    svg.setAttribute("aria-valuenow", t.toFixed(3));
+    svg.setAttribute("aria-valuetext", model.readout);
+  }
+  function send(final) {
+    if (final) { queued = null; model.send_msg({ type: "move", t, final: true }); return; }
+    if (queued) return;
+    // One message a painted frame is all that anyone can see.
+    queued = requestAnimationFrame(() => { if (queued) { queued = null; model.send_msg({ type: "move", t, final: false }); } });
+  }
+  function move(event, final) {
+    const box = svg.getBoundingClientRect();
+    const px = (event.clientX - box.left) * 340 / box.width, py = (event.clientY - box.top) * 340 / box.height;
+    if (ring()) {
+      if (Math.hypot(px - C, py - C) < 12) return;
+      t = ((Math.atan2(C - py, px - C) / TAU) % 1 + 1) % 1;
+    } else t = Math.min(Math.max((px - 36) / 268, 0), 1);
+    update(); send(final);
+  }
+  svg.addEventListener("pointerdown", (e) => { dragging = true; svg.setPointerCapture(e.pointerId); svg.focus({ preventScroll: true }); move(e, false); e.preventDefault(); });
+  svg.addEventListener("pointermove", (e) => { if (dragging) move(e, false); });
+  const stop = (e) => { if (dragging) { dragging = false; move(e, true); } };
+  svg.addEventListener("pointerup", stop); svg.addEventListener("pointercancel", stop);
+  let settle = null;
+  svg.addEventListener("keydown", (e) => {
+    const step = (e.shiftKey ? 1 / 360 : 1 / 36);
+    const by = { ArrowRight: ring() ? -step : step, ArrowDown: -step, ArrowLeft: ring() ? step : -step, ArrowUp: step }[e.key];
+    if (e.key === "Home") { model.send_msg({ type: "home" }); e.preventDefault(); return; }
+    if (by === undefined) return;
+    e.preventDefault();
+    t = ring() ? ((t + by) % 1 + 1) % 1 : Math.min(Math.max(t + by, 0), 1);
+    update(); send(false);
+    clearTimeout(settle); settle = setTimeout(() => send(true), 220);
+  });
+  const keys = (e) => {
+    const at = e.composedPath()[0];
+    if (e.ctrlKey || e.metaKey || e.altKey || (at && /^(INPUT|TEXTAREA|SELECT)$/.test(at.tagName || ""))) return;
+    if (/^[1-5]$/.test(e.key)) model.send_msg({ type: "arm", number: Number(e.key) });
+  };
+  document.addEventListener("keydown", keys);
+  model.on("remove", () => document.removeEventListener("keydown", keys));
+  model.on("t", () => { if (!dragging) { t = model.t; update(); } });
+  model.on(["landed", "t_from", "readout", "steered", "label"], update);
+  model.on(["kind", "ticks", "colours"], draw);
+  draw();
+  return root;
+}

@@ -1,0 +1,101 @@
+// A rotatable space drawn on a 2-D canvas; no library. Drag or arrow keys rotate, the wheel zooms.
+export function render({ model, el }) {
+  const root = document.createElement("div");
+  root.className = "space";
+  root.innerHTML = `<style>
+    .space { width: 100%; position: relative; color: inherit; }
+    .space canvas { width: 100%; display: block; touch-action: none; cursor: grab; outline: none; border-radius: 8px; }
+    .space canvas:focus-visible { box-shadow: inset 0 0 0 2px currentColor; }
+  </style>`;
+  const canvas = document.createElement("canvas");
+  canvas.tabIndex = 0; canvas.setAttribute("role", "img"); root.appendChild(canvas);
+  let yaw = .7, pitch = .45, zoom = 1, xyz = new Float32Array(), index = new Uint8Array(), centre = [0, 0, 0], scale = 1, pending = false;
+
+  const floats = (b) => { if (!b) return new Float32Array(); const u = b instanceof Uint8Array ? b : new Uint8Array(b); return new Float32Array(u.slice().buffer, 0, u.length >> 2); };
+  function load() {
+    xyz = floats(model.points);
+    const b = model.colour_index; index = b ? (b instanceof Uint8Array ? b : new Uint8Array(b)) : new Uint8Array();
+    frame(); draw();
+  }
+  function frame() {
+    const lo = [Infinity, Infinity, Infinity], hi = [-Infinity, -Infinity, -Infinity];
+    const see = (p) => { for (let a = 0; a < 3; a++) { lo[a] = Math.min(lo[a], p[a]); hi[a] = Math.max(hi[a], p[a]); } };
+    for (const c of model.curves) c.points.forEach(see);
+    const step = Math.max(1, Math.floor(xyz.length / 3 / 4000));
+    for (let i = 0; i < xyz.length / 3; i += step) see([xyz[3 * i], xyz[3 * i + 1], xyz[3 * i + 2]]);
+    if (lo[0] === Infinity) return;
+    centre = lo.map((v, a) => (v + hi[a]) / 2);
+    scale = Math.max(...lo.map((v, a) => hi[a] - v), 1e-9);
+  }
+  function draw() { if (!pending) { pending = true; requestAnimationFrame(now); } }
+  function now() {
+    pending = false;
+    const w = canvas.clientWidth || 320, h = model.height_px, dpr = Math.min(window.devicePixelRatio || 1, 2);
+    if (canvas.width !== Math.round(w * dpr) || canvas.height !== Math.round(h * dpr)) { canvas.width = w * dpr; canvas.height = h * dpr; canvas.style.height = h + "px"; }
+    const g = canvas.getContext("2d"), ink = getComputedStyle(root).color;
+    g.setTransform(dpr, 0, 0, dpr, 0, 0); g.clearRect(0, 0, w, h);
+    const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch), k = Math.min(w, h) * .74 * zoom / scale;
+    const project = (x, y, z) => {
+      x -= centre[0]; y -= centre[1]; z -= centre[2];
+      const u = cy * x - sy * y, v = sy * x + cy * y;
+      return [w / 2 + k * u, h / 2 - k * (cp * z - sp * v) , cp * v + sp * z];
+    };
+    const half = scale * .5;
+    g.strokeStyle = ink; g.fillStyle = ink; g.globalAlpha = .35; g.lineWidth = 1; g.font = "11px inherit, sans-serif"; g.textAlign = "center";
+    for (let a = 0; a < 3; a++) {
+      const end = [...centre]; end[a] += half * 1.15; const start = [...centre]; start[a] -= half;
+      const p = project(...start), q = project(...end);
+      g.globalAlpha = .16; g.beginPath(); g.moveTo(p[0], p[1]); g.lineTo(q[0], q[1]); g.stroke();
+      g.globalAlpha = .7; g.fillText(model.axes[a] || "", q[0], q[1] - 4);
+    }
+    const n = xyz.length / 3;
+    if (n) {
+      const order = model.palette.length ? model.palette : [ink], size = n > 20000 ? 1.2 : n > 3000 ? 2 : 3;
+      g.globalAlpha = n > 20000 ? .35 : n > 3000 ? .5 : .6;
+      let last = null;
+      for (let i = 0; i < n; i++) {
+        const p = project(xyz[3 * i], xyz[3 * i + 1], xyz[3 * i + 2]);
+        const c = order[index[i] % order.length] || ink;
+        if (c !== last) { g.fillStyle = c; last = c; }
+        g.fillRect(p[0] - size / 2, p[1] - size / 2, size, size);
+      }
+    }
+    g.globalAlpha = 1;
+    for (const c of model.curves) {
+      const pts = c.points.map((p) => project(...p)), m = pts.length;
+      g.lineWidth = c.width || 3; g.setLineDash(c.dash || []); g.lineCap = "round";
+      const last = c.closed ? m : m - 1;
+      for (let i = 0; i < last; i++) {
+        g.strokeStyle = c.colours ? c.colours[Math.floor(i * c.colours.length / last)] : c.colour || ink;
+        g.beginPath(); g.moveTo(pts[i][0], pts[i][1]); g.lineTo(pts[(i + 1) % m][0], pts[(i + 1) % m][1]); g.stroke();
+      }
+    }
+    g.setLineDash([]); g.font = "12px inherit, sans-serif";
+    for (const [x, y, z, text] of model.labels) {
+      const p = project(x, y, z);
+      g.fillStyle = ink; g.beginPath(); g.arc(p[0], p[1], 3.5, 0, 7); g.fill(); g.fillText(text, p[0], p[1] - 9);
+    }
+    for (const c of model.cursors) {
+      if (!c.xyz) continue;
+      const p = project(...c.xyz);
+      g.fillStyle = c.colour; g.strokeStyle = "white"; g.lineWidth = 2.5; g.beginPath(); g.arc(p[0], p[1], 8, 0, 7); g.fill(); g.stroke();
+    }
+    canvas.setAttribute("aria-label", model.caption);
+  }
+  let held = null;
+  canvas.addEventListener("pointerdown", (e) => { held = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); });
+  canvas.addEventListener("pointermove", (e) => { if (!held) return; yaw += (e.clientX - held[0]) * .01; pitch = Math.max(-1.5, Math.min(1.5, pitch + (e.clientY - held[1]) * .01)); held = [e.clientX, e.clientY]; draw(); });
+  canvas.addEventListener("pointerup", () => { held = null; });
+  canvas.addEventListener("wheel", (e) => { if (document.activeElement !== canvas) return; zoom = Math.max(.4, Math.min(4, zoom * Math.exp(-e.deltaY * .001))); e.preventDefault(); draw(); }, { passive: false });
+  canvas.addEventListener("keydown", (e) => {
+    const by = { ArrowLeft: [-.12, 0], ArrowRight: [.12, 0], ArrowUp: [0, -.12], ArrowDown: [0, .12] }[e.key];
+    if (by) { yaw += by[0]; pitch = Math.max(-1.5, Math.min(1.5, pitch + by[1])); e.preventDefault(); draw(); }
+  });
+  new ResizeObserver(draw).observe(root);
+  model.on(["points", "colour_index"], load);
+  model.on(["curves", "palette"], () => { frame(); draw(); });
+  model.on(["labels", "cursors", "axes", "caption", "height_px"], draw);
+  new MutationObserver(draw).observe(document.documentElement, { attributes: true });
+  load();
+  return root;
+}

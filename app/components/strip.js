@@ -1,0 +1,57 @@
+// The film-strip: small pictures as buttons, each bordered in its coordinate's colour.
+export function render({ model, el }) {
+  const root = document.createElement("div");
+  root.className = "strip";
+  root.innerHTML = `<style>
+    .strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(44px, 1fr); gap: 6px; width: 100%; overflow-x: auto; font: inherit; color: inherit; padding: 2px; }
+    .strip button { all: unset; cursor: pointer; min-width: 0; text-align: center; font-size: 11px; }
+    .strip .pic { aspect-ratio: 1; border-radius: 6px; overflow: hidden; border-bottom: 4px solid var(--c); background: color-mix(in srgb, currentColor 7%, transparent); }
+    .strip img { width: 100%; height: 100%; display: block; object-fit: cover; }
+    .strip button.near .pic { outline: 2px solid currentColor; outline-offset: 1px; }
+    .strip button:focus-visible .pic { outline: 3px solid currentColor; outline-offset: 2px; }
+    .strip .wait { font-size: 13px; opacity: .74; padding: 12px 0; grid-column: 1 / -1; }
+  </style>`;
+  let urls = [];
+  function draw() {
+    root.querySelectorAll("button, .wait").forEach((n) => n.remove());
+    urls.forEach((u) => URL.revokeObjectURL(u)); urls = [];
+    let header = null, body = null;
+    const bytes = model.frame ? (model.frame instanceof Uint8Array ? model.frame : new Uint8Array(model.frame)) : new Uint8Array();
+    if (bytes.length > 8) {
+      const n = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(4, true);
+      header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + n))); body = bytes.subarray(8 + n);
+    }
+    if (!header && model.waiting) {
+      const wait = document.createElement("div"); wait.className = "wait"; wait.textContent = model.waiting; root.appendChild(wait);
+    }
+    model.stops.forEach(([t, label, colour], i) => {
+      const button = document.createElement("button");
+      button.style.setProperty("--c", colour); button.dataset.t = t;
+      button.setAttribute("aria-label", `Go to ${label}`); button.tabIndex = 0;
+      const pic = document.createElement("div"); pic.className = "pic";
+      if (header && header.arms[i]) {
+        const a = header.arms[i];
+        const url = URL.createObjectURL(new Blob([body.slice(a.offset, a.offset + a.length)], { type: `image/${a.format}` }));
+        urls.push(url);
+        const img = document.createElement("img"); img.src = url; img.alt = label; pic.appendChild(img);
+      }
+      button.append(pic, label);
+      const go = () => model.send_msg({ type: "pick", t });
+      button.addEventListener("click", go);
+      button.addEventListener("keydown", (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); go(); } });
+      root.appendChild(button);
+    });
+    near();
+  }
+  function near() {
+    const t = model.t;
+    root.querySelectorAll("button").forEach((b) => {
+      const gap = t === null || t === undefined ? 1 : Math.abs(((Number(b.dataset.t) - t + 1.5) % 1) - .5);
+      b.classList.toggle("near", gap < .5 / Math.max(model.stops.length, 1) + 1e-9);
+    });
+  }
+  model.on(["frame", "stops", "waiting"], draw);
+  model.on("t", near);
+  draw();
+  return root;
+}
