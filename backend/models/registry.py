@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from backend.core.device import has_fast_bf16, pick_device
 from backend.core.errors import Corrupt, NotFound
@@ -60,7 +61,7 @@ def load(name_or_path: str, *, device: torch.device | str | None = None, dtype: 
         if pipeline:
             return _load_pipeline(source, folder, name, device, dtype)
         return _load_transformer(source, folder, name, device, dtype)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if folder is None:
             raise _not_found(name_or_path) from error
         raise Corrupt(
@@ -87,7 +88,7 @@ def _load_pipeline(source: str, folder: Path | None, name: str, device: torch.de
     from backend.models.diffusion import ImageAdapter
 
     pipeline = StableDiffusionXLPipeline.from_pretrained(
-        source, torch_dtype=dtype, use_safetensors=True, add_watermarker=False
+        source, dtype=dtype, use_safetensors=True, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     unet_lcm, revision = None, None
@@ -95,7 +96,7 @@ def _load_pipeline(source: str, folder: Path | None, name: str, device: torch.de
         revision = revision_of(folder)
         twin = folder.with_name(folder.name + LCM)
         if (twin / "config.json").exists():
-            unet_lcm = UNet2DConditionModel.from_pretrained(str(twin), torch_dtype=dtype, use_safetensors=True)
+            unet_lcm = UNet2DConditionModel.from_pretrained(str(twin), dtype=dtype, use_safetensors=True)
             revision = hashlib.sha256((revision + revision_of(twin)).encode()).hexdigest()[:16]
     pipeline.to(device)
     frozen = (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2, unet_lcm)

@@ -41,8 +41,10 @@ def test_sublayers_add_up_to_the_update(llama):
 
 def test_one_store_per_site_with_labels_and_provenance(llama, tmp_path):
     seen = []
-    stores = harvest_into(tmp_path, llama, ["0", "2#mlp_out"], BATCHES, run(llama), rows_per_shard=3,
-                          labels=lambda ids: {"first": ids[:, 0]}, select=lambda x: x[:, -1:], progress=seen.append)  # fmt: skip
+    stores = harvest_into(
+        tmp_path, llama, ["0", "2#mlp_out"], BATCHES, run(llama), rows_per_shard=3,
+        labels=lambda ids: {"first": ids[:, 0]}, select=lambda x: x[:, -1:], progress=seen.append,
+    )  # fmt: skip
     store = stores["tiny/2#mlp_out"]
     assert store.n_rows == 8 and store.n_shards == 3 and store.shape == (1, 32) and seen == [2, 4, 6, 8]
     assert store.read().labels["first"].tolist() == [i * 5 for i in range(8)]
@@ -58,8 +60,7 @@ def test_several_calls_a_batch_are_counted(llama, tmp_path):
         llama.model(ids)
         llama.model(ids.flip(1))
 
-    labels = {"first": lambda ids: ids[:, 0]}["first"]
-    store = harvest_into(tmp_path, llama, ["0"], BATCHES[:2], twice, labels=lambda ids: {"first": labels(ids)})
+    store = harvest_into(tmp_path, llama, ["0"], BATCHES[:2], twice, labels=lambda ids: {"first": ids[:, 0]})
     got = store["tiny/0#resid_post"].read()
     assert got.labels["call"].tolist() == [0, 0, 1, 1] * 2
     assert got.labels["first"].tolist() == [0, 5, 0, 5, 10, 15, 10, 15]

@@ -236,7 +236,8 @@ def test_rows_tokens_and_widths_must_fit(llama, conv):
     with pytest.raises(Invalid):
         points["1"].set(RowBuffers(*[torch.zeros(2, 3, 4)] * 6))
     conv_points = install(conv, ["first#update"])
-    with pytest.raises(Refused, match="#residual"), conv_points.apply([Intervention.ablate("conv/first#update", frame(6, 1))]):  # fmt: skip
+    widened = Intervention.ablate("conv/first#update", frame(6, 1))
+    with pytest.raises(Refused, match="#residual"), conv_points.apply([widened]):
         conv.module(torch.randn(1, 4, 3, 3))
 
 
@@ -339,7 +340,9 @@ def test_a_compiled_model_is_steered_by_twenty_interventions_with_one_graph(llam
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(llama.model, backend=counter, dynamic=False)
-    rows = [[Intervention.clamp("tiny/1", frame(32, 2, i), torch.full((2,), i / 5), gate=i / 20)] * 3 for i in range(20)]
+    rows = [
+        [Intervention.clamp("tiny/1", frame(32, 2, i), torch.full((2,), i / 5), gate=i / 20)] * 3 for i in range(20)
+    ]
     with torch.no_grad():
         plain = compiled(IDS, use_cache=False).logits
         idle_graphs, outputs = counter.frame_count, []

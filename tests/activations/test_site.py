@@ -27,7 +27,7 @@ from backend.core.errors import Invalid
     ("m/transformer.h.11#resid_pre", "m/11#resid_pre"),
     ("m/model.layer.3.attention", "m/3#attn_out"),
     ("m/mixed3b", "m/mixed3b#residual"),
-    ("stabilityai/stable-diffusion-xl-base-1.0/down.2.1#update", "stabilityai/stable-diffusion-xl-base-1.0/down.2.1#update"),
+    ("stabilityai/sdxl-turbo/down.2.1", "stabilityai/sdxl-turbo/down.2.1#update"),
 ])  # fmt: skip
 def test_every_spelling_has_one_form(text, canonical):
     site = Site.parse(text)

@@ -18,7 +18,8 @@ def data():
 @pytest.fixture
 def store(tmp_path, data):
     x, number = data
-    with ActivationStore.create(tmp_path / "s", site="m/5#resid_post", revision="r1", data="d1", rows_per_shard=10) as s:
+    where = {"site": "m/5#resid_post", "revision": "r1", "data": "d1"}
+    with ActivationStore.create(tmp_path / "s", **where, rows_per_shard=10) as s:
         for start in range(0, 25, 7):
             s.write(x[start : start + 7], {"number": number[start : start + 7], "pair": x[start : start + 7, 0, :2]})
     return ActivationStore(s.folder)
@@ -49,7 +50,8 @@ def test_batches_see_every_token_once_shuffled_by_the_generator_alone(store, dat
     tokens = data[0].flatten(0, 1)
     plain = list(store.batches(16))
     assert torch.equal(torch.cat(plain), tokens) and {len(b) for b in plain[:-1]} == {16}
-    one, two, other = (torch.cat(list(store.batches(16, generator=torch.Generator().manual_seed(s)))) for s in (1, 1, 2))
+    seeded = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+    one, two, other = (torch.cat(list(store.batches(16, generator=generator))) for generator in seeded)
     assert torch.equal(one, two) and not torch.equal(one, other) and not torch.equal(one, tokens)
     assert torch.equal(one.sort(0).values, tokens.sort(0).values)
 

@@ -105,7 +105,7 @@ def test_what_cannot_be_meant_is_refused(make):
 
 def test_contradicting_token_counts_at_one_site_are_refused(net):
     _, points = net
-    rows = [Intervention.clamp(SITE, frame(5, 2), torch.zeros(7, 2)), Intervention.clamp(SITE, frame(5, 2), torch.zeros(3, 2))]
+    rows = [Intervention.clamp(SITE, frame(5, 2), torch.zeros(t, 2)) for t in (7, 3)]
     with pytest.raises(Invalid, match="token"), points.apply(rows):
         pass
 
