@@ -61,7 +61,7 @@ def concept_manifold(
     about = ManifoldInfo(
         name=name,
         title=title or name,
-        model=site.split("/")[0],
+        model=site.rpartition("/")[0],
         kind=kind,
         sites=[site],
         ticks=[Tick(t=float(t), label=label) for t, label in zip(coordinates, classes, strict=True)],

@@ -304,10 +304,13 @@ class SteerableManifold:
                 tensors[f"display.{part}"] = getattr(self._display, part)
         about = {
             "format": FORMAT,
-            "info": self.info.model_dump(),
-            "sites": {site: {"bins": entry.bins} for site, entry in self.sites.items()},
+            **self.info.model_dump(),
+            "entries": {site: {"bins": entry.bins} for site, entry in self.sites.items()},
             "display_variance": self._display.variance if self._display is not None else [],
             "measured": self.measured,
+            # What the catalogue shows of it.
+            "facts": {k: v for k, v in self.measured.items() if isinstance(v, (str, int, float))},
+            "gates": self.measured.get("gates", []),
         }
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         save_file(tensors, folder / "manifold.safetensors.new")
@@ -329,7 +332,7 @@ class SteerableManifold:
             about = json.loads((folder / "manifold.json").read_text())
             tensors = load_file(folder / "manifold.safetensors")
             sites = {}
-            for site, extra in about["sites"].items():
+            for site, extra in about["entries"].items():
                 parts = {
                     part: tensors[f"{site}.{part}"]
                     for part in ("frame", "knots_t", "knots", "mean", "scale", "full", "full_frame")
@@ -337,7 +340,7 @@ class SteerableManifold:
                 }
                 sites[site] = SiteEntry(**parts, bins=extra.get("bins"))
             behaviour = display = None
-            info = ManifoldInfo.model_validate(about["info"])
+            info = ManifoldInfo.model_validate({k: v for k, v in about.items() if k in ManifoldInfo.model_fields})
             if "behaviour.distributions" in tensors:
                 behaviour = BehaviourManifold(
                     tensors["behaviour.distributions"], tensors["behaviour.knots_t"], kind=info.kind

@@ -108,7 +108,7 @@ def test_the_shelf_lists_shipped_and_own_and_skips_the_broken(tmp_path, monkeypa
     make(name="two").save(tmp_path / "home" / "manifolds" / "two")
     broken = make(name="three").save(tmp_path / "assets" / "manifolds" / "three")
     about = json.loads((broken / "manifold.json").read_text())
-    about["sites"]["toy/8#update"] = {}
+    about["entries"]["toy/8#update"] = {}
     (broken / "manifold.json").write_text(json.dumps(about))
     infos, skipped = list_manifolds()
     assert [info.name for info in infos] == ["one", "two"]
