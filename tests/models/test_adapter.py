@@ -203,3 +203,24 @@ def test_any_module_by_its_paths():
 def test_the_revision_follows_the_weights():
     one, same, other = (Adapter.from_module(tiny_llama(seed=s), sites=["model"]) for s in (0, 0, 1))
     assert one.revision == same.revision != other.revision
+
+
+def test_the_sites_of_full_size_sdxl():
+    """The published configuration, without weights: the sites that the cost table of the design names are there."""
+    from diffusers import UNet2DConditionModel
+
+    from backend.models.diffusion import unet_layout
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=128, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(320, 640, 1280), attention_head_dim=(5, 10, 20), cross_attention_dim=2048,
+            transformer_layers_per_block=(1, 2, 10), use_linear_projection=True, addition_embed_type="text_time",
+            addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+        )  # fmt: skip
+    layout = unet_layout(unet)
+    attention = [path for path, parts in layout.items() if "res" not in path and "update" in parts]
+    assert attention == ["down.1.0", "down.1.1", "down.2.0", "down.2.1", "mid.0",
+                         "up.0.0", "up.0.1", "up.0.2", "up.1.0", "up.1.1", "up.1.2"]  # fmt: skip
+    assert layout["up.0.1"]["update"] == "up_blocks.0.attentions.1"

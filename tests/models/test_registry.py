@@ -99,3 +99,29 @@ def test_the_revision_is_that_of_the_files(collection, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "rope_theta": 7.0}))
     assert revision_of(copy) != revision_of(collection / "tiny-text")
+
+
+def test_a_real_checkpoint_is_steered_through_the_librarys_own_generation():
+    """Llama weights trained by others: idle points leave generation as it was, an active one changes it."""
+    from backend.activations.point import install
+    from backend.core.settings import realdata_dir
+    from backend.steering.intervention import Intervention
+
+    folder = realdata_dir()
+    if folder is None or not (folder / "stories260k").is_dir():
+        pytest.skip("the real checkpoint is not beside this checkout")
+    adapter = load(str(folder / "stories260k"), device="cpu")
+    ids = adapter.tokenizer("Once upon a time", return_tensors="pt").input_ids
+
+    def story():
+        return adapter.model.generate(ids, max_new_tokens=12, do_sample=False)[0]
+
+    plain = story()
+    assert "little girl" in adapter.tokenizer.decode(plain)
+    points = install(adapter, ["2"])
+    assert torch.equal(story(), plain)
+    direction = torch.randn(adapter.d_model, generator=torch.Generator().manual_seed(0))
+    push = Intervention.add("stories260k/2", direction / direction.norm(), torch.tensor([8.0]))
+    with points.apply([push]):
+        assert not torch.equal(story(), plain)
+    assert torch.equal(story(), plain)
