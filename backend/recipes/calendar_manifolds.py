@@ -3,7 +3,8 @@
 For each task: run every prompt of the published wording once, choose the layer at which a class centroid patched at
 the last token makes its class the answer (``backend.steering.patching``: centroids and choice on one half of the
 prompts, reported on the other), fit M_h and M_y there, and steer to every class to see whether the answer follows.
-A manifold ships where its classes are in their natural order and steering to a class gives that class.
+A ring ships where its classes are in their natural order by angle, a line where nearly every centroid has a neighbour as
+its nearest one, and both only where steering to a class gives that class.
 
 Not covered: training the model (``backend.recipes.calendar_llama``) and comparing arms (the study ``weekday-ring``).
 """
@@ -28,6 +29,7 @@ from backend.worlds.calendar import TASKS, Task
 MODEL = "calendar-llama"
 TITLES = {"weekdays": "Weekdays", "months": "Months", "letters": "Letters", "ages": "Ages"}
 GATE_ORDER = 1.0
+GATE_NEAREST = 0.9
 GATE_STEERED = 0.9
 N_TEST = 48
 N_TARGETS = 12
@@ -87,7 +89,9 @@ def fit_task(adapter, task: Task, *, seed: int = 0, layer: int | None = None) ->
         "order_along_axis_1": _monotone(shown[:, 0]) if kind == "line" else None,
     }
     manifold.measured["gates"] = [
-        _gate("natural order", manifold.measured["natural_order"], GATE_ORDER),
+        _gate("natural order by angle", manifold.measured["natural_order"], GATE_ORDER)
+        if kind == "ring"
+        else _gate("nearest centroid is a neighbour", manifold.measured["nearest_is_neighbour"], GATE_NEAREST),
         _gate("steering to a class gives it", steered, GATE_STEERED),
     ]
     return manifold
