@@ -16,7 +16,14 @@ from collections.abc import Sequence
 import torch
 
 from backend.manifolds.behaviour import BehaviourManifold
-from backend.manifolds.fit import centroids, line_coordinates, natural_order, pca, ring_coordinates
+from backend.manifolds.fit import (
+    centroids,
+    line_coordinates,
+    natural_order,
+    nearest_neighbours,
+    pca,
+    ring_coordinates,
+)
 from backend.manifolds.store import Display, SiteEntry, SteerableManifold
 from backend.wire.capabilities import ManifoldInfo, Tick
 
@@ -37,7 +44,7 @@ def concept_manifold(
 ) -> SteerableManifold:
     """Fit ``x (N, d)`` and ``p (N, W + 1)`` grouped by ``labels (N,)``; ``coordinates (W,)`` override the fitted ones.
 
-    ``measured`` of the result holds the order of the classes and the share of the centroids' variance on three axes.
+    ``measured`` of the result holds how the classes are ordered and the share of the centroids' variance on three axes.
     """
     x, labels = x.float(), torch.as_tensor(labels)
     space = pca(x, n_axes)
@@ -70,7 +77,9 @@ def concept_manifold(
     measured = {
         "n_rows": len(x),
         "n_axes": z.shape[1],
-        "natural_order": natural_order(coordinates, cyclic=kind == "ring"),
+        # A line's coordinates are ranks: its order is read from distances alone.
+        "natural_order": natural_order(coordinates, cyclic=True) if kind == "ring" else None,
+        "nearest_is_neighbour": nearest_neighbours(knots, cyclic=kind == "ring"),
         "centroid_variance_3": sum(share[:3]),
         "variance_3": float(space.variance[:3].sum()) / space.total,
         "centroid_norm": float(centroids(x, labels).norm(dim=-1).mean()),

@@ -93,6 +93,15 @@ def natural_order(t: torch.Tensor, *, cyclic: bool) -> float:
     return float(near.double().mean())
 
 
+def nearest_neighbours(points: torch.Tensor, *, cyclic: bool) -> float:
+    """Share of the classes, centroids ``points (W, d)``, whose nearest other centroid is the class before or after."""
+    n = len(points)
+    distance = torch.cdist(points.double(), points.double()).fill_diagonal_(torch.inf)
+    step = (distance.argmin(1) - torch.arange(n, device=points.device)).abs()
+    near = (step == 1) | (step == n - 1) if cyclic else step == 1
+    return float(near.double().mean())
+
+
 def bin_knots(x: torch.Tensor, angle: torch.Tensor, *, n_knots: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
     """Ring knots of a known angle: mean of ``x (N, ...)`` in equal bins of ``angle (N,)`` radians.
 

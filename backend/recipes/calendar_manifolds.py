@@ -3,8 +3,8 @@
 For each task: run every prompt of the published wording once, choose the layer at which a class centroid patched at
 the last token makes its class the answer (``backend.steering.patching``: centroids and choice on one half of the
 prompts, reported on the other), fit M_h and M_y there, and steer to every class to see whether the answer follows.
-A ring ships where its classes are in their natural order by angle, a line where nearly every centroid has a neighbour as
-its nearest one, and both only where steering to a class gives that class.
+A ring ships where its classes are in their natural order by angle, a line where nearly every centroid has a neighbour
+as its nearest one, and both only where steering to a class gives that class.
 
 Not covered: training the model (``backend.recipes.calendar_llama``) and comparing arms (the study ``weekday-ring``).
 """

@@ -13,6 +13,7 @@ from backend.manifolds.fit import (
     fit_ring,
     harmonic_knots,
     natural_order,
+    nearest_neighbours,
     pca,
     ring_coordinates,
 )
@@ -59,6 +60,14 @@ def test_natural_order_counts_neighbours():
     swapped = t[torch.tensor([1, 0, 2, 3, 4, 5, 6])]
     assert natural_order(swapped, cyclic=True) == pytest.approx(5 / 7)
     assert natural_order(t, cyclic=False) == 1.0
+
+
+def test_nearest_neighbours_see_order_in_distances_alone():
+    t = torch.arange(9) / 9
+    circle = torch.stack([(2 * math.pi * t).cos(), (2 * math.pi * t).sin()], 1)
+    assert nearest_neighbours(circle, cyclic=True) == 1.0
+    assert nearest_neighbours(circle[torch.tensor([0, 2, 4, 6, 8, 1, 3, 5, 7])], cyclic=True) < 0.5
+    assert nearest_neighbours(torch.arange(5.0)[:, None], cyclic=False) == 1.0
 
 
 def test_fit_ring_by_angle_returns_the_angle():
