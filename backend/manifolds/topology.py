@@ -1,0 +1,288 @@
+"""Is a cloud of codes a ring, a line, a point, or none of these?
+
+A ring has one long-lived loop: the longest bar of first persistent homology (Vietoris-Rips, ripser), divided by the
+cloud's root-mean-square radius (a thin ring gives about 1.7). The bar is compared with those of Gaussian clouds of the
+same mean and covariance; a ring must also have one loop, not several, and go all the way round.
+
+A hole alone proves little, because a block fires only where its code is long: the gate cuts the middle out of any
+cloud, and a gated Gaussian plane passes the test above. So the block's code on *all* rows, fired or not, must have a
+ridge: seen from the ring's centre, the density must fall and then rise again in every direction,
+
+    ridge = log( low quantile over directions of the crest  /  high quantile over directions of the valley before it )
+
+compared with the nearest cloud whose density only falls (isotonic fit, Poisson counts). This asks nothing of the gate.
+
+Signed codes make clouds that equal their mirror image; ``antipodal`` says how nearly. A centred ring is its own
+mirror image too, so a high value does not refute a ring: it says that the codes cannot tell whether z and -z are one
+concept or two, which only labels or interventions can.
+
+Not covered: sheets, tori and spheres (second homology), rings that are not planar even roughly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+Kind = Literal["ring", "line", "point", "none"]
+N_NULL = 39
+"""Null clouds; the smallest p-value is 1 / (N_NULL + 1) = 0.025."""
+IDEAL = 3**0.5
+"""Longest bar of a thin circle of radius 1: the loop closes at the side of the inscribed triangle."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The decision on one cloud and what it rests on."""
+
+    kind: Kind
+    persistence: float
+    """Longest loop over the cloud's radius."""
+    null: float
+    """95 % quantile of the same over Gaussian clouds of the same mean and covariance."""
+    p_value: float
+    confidence: float
+    """How far the loop stands from the null (0) towards a perfect circle (1)."""
+    second: float
+    """Second longest loop over the longest."""
+    ridge: float | None
+    """Log of crest over valley of the density of all rows; ``None`` where only fired codes were given."""
+    ridge_p: float | None
+    coverage: float
+    """Share of twelve directions in the ring's plane that hold a fair number of points."""
+    antipodal: float
+    """How alike the cloud is to its mirror image, 0 to 1."""
+    variance: np.ndarray
+    """Share of variance on each principal axis."""
+    plane: np.ndarray
+    """Two orthonormal axes ``(2, b)`` in which the coordinate turns."""
+    centre: np.ndarray
+    """Centre ``(b,)`` around which it turns."""
+    reason: str
+    """One sentence: why this kind."""
+
+    @property
+    def flagged(self) -> bool:
+        """True where the cloud is its own mirror image, so that signs alone could make the shape."""
+        return self.antipodal > 0.9
+
+    def coordinate(self, code: np.ndarray) -> np.ndarray:
+        """Coordinate ``(n,)`` in [0, 1) of codes ``(n, b)``: the angle around the centre in the plane."""
+        u = (np.asarray(code, np.float64) - self.centre) @ self.plane.T
+        return np.arctan2(u[:, 1], u[:, 0]) / (2 * np.pi) % 1.0
+
+
+def loops(cloud: np.ndarray, *, rng: np.random.Generator, n_points: int = 150,
+          dense: float = 0.85) -> tuple[float, float]:  # fmt: skip
+    """The two longest bars of first homology over the cloud's radius; of the points the ``dense`` share is kept."""
+    from ripser import ripser
+
+    radius = float(np.sqrt(((cloud - cloud.mean(0)) ** 2).sum(1).mean()))
+    if radius <= 0 or len(cloud) < 8:
+        return 0.0, 0.0
+    some = cloud[rng.permutation(len(cloud))[: 6 * n_points]]
+    # A few stray points inside a ring close it early: the thinnest places are left out, in the null as well.
+    far = cKDTree(some).query(some, k=min(12, len(some)))[0][:, -1]
+    some = some[np.argsort(far)[: max(8, int(dense * len(some)))]]
+    some = some[rng.permutation(len(some))[:n_points]]
+    bars = ripser(some / radius, maxdim=1)["dgms"][1]
+    length = np.sort(bars[:, 1] - bars[:, 0])[::-1] if len(bars) else np.zeros(0)
+    return float(length[0]) if len(length) else 0.0, float(length[1]) if len(length) > 1 else 0.0
+
+
+def antipodal(cloud: np.ndarray, *, rng: np.random.Generator, n_points: int = 1200) -> float:
+    """How alike a cloud ``(n, b)`` is to its mirror image through the origin, 0 to 1.
+
+    Distance from a point to the nearest of another half of the cloud, over the distance to the nearest of that half's
+    mirror image; means of both. 1: the mirror image is as near as the cloud itself.
+    """
+    some = cloud[rng.permutation(len(cloud))[:n_points]]
+    half = len(some) // 2
+    if half < 4:
+        return 0.0
+    own = cKDTree(some[half:]).query(some[:half])[0].mean()
+    mirror = cKDTree(-some[half:]).query(some[:half])[0].mean()
+    return float(min(1.0, own / max(mirror, 1e-12)))
+
+
+def circle_centre(flat: np.ndarray) -> np.ndarray:
+    """Centre ``(2,)`` of the circle nearest to points ``(n, 2)`` by least squares (Kasa), both axes scaled alike.
+
+    Falls back to the mean where the fitted centre leaves the middle of the cloud, as on a short arc.
+    """
+    mean, spread = flat.mean(0), np.maximum(flat.std(0), 1e-12)
+    u = (flat - mean) / spread
+    solution = np.linalg.lstsq(np.column_stack([2 * u, np.ones(len(u))]), (u**2).sum(1), rcond=None)[0]
+    centre = solution[:2]
+    return mean + spread * centre if np.abs(centre).max() < 0.8 else mean
+
+
+@dataclass(frozen=True)
+class _Turn:
+    # A pair of axes, the centre in the code space, and the spread of the cloud on both.
+    plane: np.ndarray
+    centre: np.ndarray
+    spread: np.ndarray
+
+    def flat(self, codes: np.ndarray) -> np.ndarray:
+        return (codes - self.centre) @ self.plane.T / self.spread
+
+    def around(self, cloud: np.ndarray) -> _Turn:
+        """The same plane, centred anew on ``cloud``."""
+        at = (cloud - self.centre) @ self.plane.T
+        return _Turn(self.plane, self.centre + circle_centre(at) @ self.plane, np.maximum(at.std(0), 1e-12))
+
+    def coverage(self, cloud: np.ndarray) -> float:
+        at = self.flat(cloud)
+        bins = np.bincount((np.arctan2(at[:, 1], at[:, 0]) / (2 * np.pi) % 1.0 * 12).astype(int) % 12, minlength=12)
+        return float((bins >= 0.2 * len(at) / 12).mean())
+
+
+def _turns(cloud: np.ndarray) -> list[_Turn]:
+    # Pairs of the first four principal axes that hold at least 7 % of the variance each, the leading pair first.
+    mean = cloud.mean(0)
+    _, spread, axes = np.linalg.svd(cloud - mean, full_matrices=False)
+    share = spread**2 / max((spread**2).sum(), 1e-24)
+    n_axes = max(2, min(4, int((share >= 0.07).sum())))
+    pairs = sorted(((i, j) for j in range(1, n_axes) for i in range(j)), key=sum)
+    return [_Turn(axes[list(pair)], mean, np.ones(2)).around(cloud) for pair in pairs]
+
+
+def _hollow(flat: np.ndarray) -> float:
+    # How empty the middle is: 10 % quantile of the radius over its median.
+    radius = np.linalg.norm(flat, axis=1)
+    return float(np.quantile(radius, 0.1) / max(np.median(radius), 1e-12))
+
+
+_SECTORS, _RINGS = 12, 20
+_AREA = np.diff(np.linspace(0, 1, _RINGS + 1) ** 2) / _SECTORS
+
+
+def _counts(flat: np.ndarray, reach: float) -> np.ndarray:
+    # Counts in 12 sectors and 20 rings out to ``reach``.
+    ring = (np.linalg.norm(flat, axis=1) / reach * _RINGS).astype(int)
+    sector = (np.arctan2(flat[:, 1], flat[:, 0]) / (2 * np.pi) % 1.0 * _SECTORS).astype(int) % _SECTORS
+    inside = ring < _RINGS
+    return np.bincount(sector[inside] * _RINGS + ring[inside], minlength=_SECTORS * _RINGS).reshape(_SECTORS, _RINGS)
+
+
+def _smooth(v: np.ndarray) -> np.ndarray:
+    v = np.roll(v, 1, 0) + 2 * v + np.roll(v, -1, 0)
+    wide = np.pad(v, ((0, 0), (1, 1)), mode="edge")
+    return wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]
+
+
+_SMOOTH_AREA = _smooth(np.tile(_AREA, (_SECTORS, 1)))
+
+
+def _crest_over_valley(counts: np.ndarray) -> tuple[float, float]:
+    # Log of crest over valley and the ring index of the valley. Counts are smoothed before they are divided by the
+    # area, because the innermost cells hold next to nothing.
+    density = (_smooth(counts.astype(float)) + 1.0) / _SMOOTH_AREA
+    # A low quantile over directions, so that a blob on one side is no crest.
+    profile = np.quantile(density, 0.3, axis=0)
+    # The crest is where the density stands highest above the lowest place before it; a low quantile over directions,
+    # so that a blob on one side (the rows that do not hold the factor, seen from the centre) is no crest.
+    profile = np.quantile(density, 0.3, axis=0)
+    top = int((profile / np.minimum.accumulate(profile)).argmax())
+    first, last = int(0.6 * top), min(_RINGS, int(1.25 * top) + 2)
+    # In one direction: where it stands highest above the lowest place since ``first``, which steps over the blob.
+    near = density[:, first:last]
+    crest = (near / np.minimum.accumulate(near, axis=1)).argmax(1) + first
+    lowest = np.minimum.accumulate(density, axis=1)
+    rows = np.arange(_SECTORS)
+    valley = np.array([row[: c + 1].argmin() for row, c in zip(density, crest)])
+    low, high = np.quantile(density[rows, crest], 0.2), np.quantile(lowest[rows, crest], 0.8)
+    return float(np.log(low / high)), float(np.median(valley))
+
+
+def ridge(rows: np.ndarray, reach: float, *, rng: np.random.Generator,
+          n_null: int = 199) -> tuple[float, float, float]:  # fmt: skip
+    """Ridge of the density of points ``(N, 2)`` around the origin within ``reach``, its p-value, the valley's radius.
+
+    The null draws Poisson counts around the nearest density that only falls.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    counts = _counts(rows, reach)
+    observed, valley = _crest_over_valley(counts)
+    falling = IsotonicRegression(increasing=False).fit_transform(
+        np.arange(_RINGS), counts.sum(0) / _AREA, sample_weight=_AREA
+    )
+    expected = np.tile(falling * _AREA / _SECTORS, (_SECTORS, 1))
+    null = np.array([_crest_over_valley(rng.poisson(expected))[0] for _ in range(n_null)])
+    p = float((1 + (null >= observed).sum()) / (n_null + 1)) if n_null else 1.0
+    return observed, p, (valley + 0.5) / _RINGS * reach
+
+
+def _reach(flat: np.ndarray) -> float:
+    return 1.1 * float(np.quantile(np.linalg.norm(flat, axis=1), 0.98))
+
+
+def decide(cloud: np.ndarray, *, rows: np.ndarray | None = None, seed: int = 0,
+           n_null: int = N_NULL) -> Topology:  # fmt: skip
+    """Decide on a block's codes where it fires ``(n, b)``; ``rows`` (N, b) are its codes on all rows, fired or not.
+
+    Without ``rows`` the cloud is taken as it is: then it must not have been selected by norm.
+    """
+    cloud = np.asarray(cloud, np.float64)
+    rng = np.random.default_rng(seed)
+    n, width = cloud.shape
+    mean = cloud.mean(0)
+    covariance = np.cov(cloud.T).reshape(width, width) if n > 1 else np.zeros((width, width))
+    value = np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
+    variance = value / max(value.sum(), 1e-24)
+    mirrored = antipodal(cloud, rng=rng)
+    turns = _turns(cloud) if width > 1 and n > 3 else [_Turn(np.eye(2, width), mean, np.ones(2))]
+    if rows is None:
+        turn = max(turns, key=lambda t: t.coverage(cloud) * _hollow(t.flat(cloud)))
+    else:
+        rows = np.asarray(rows, np.float64)
+        turn = max(turns, key=lambda t: ridge(t.flat(rows), _reach(t.flat(cloud)), rng=rng, n_null=0)[0])
+    found: dict[str, float | None] = {"persistence": 0.0, "null": 0.0, "p_value": 1.0, "second": 0.0, "ridge": None,
+                                      "ridge_p": None}  # fmt: skip
+
+    def result(kind: Kind, reason: str) -> Topology:
+        share = (found["persistence"] - found["null"]) / max(IDEAL - found["null"], 1e-9)
+        return Topology(kind=kind, **found, confidence=float(np.clip(share, 0, 1)) if kind == "ring" else 0.0,
+                        coverage=turn.coverage(cloud), antipodal=mirrored, variance=variance, plane=turn.plane,
+                        centre=turn.centre, reason=reason)  # fmt: skip
+
+    if n < 60:
+        return result("none", f"Only {n} codes: too few to see a shape.")
+    if value.sum() < 0.1 * float(mean @ mean):
+        return result("point", "Nine tenths of the squared code is its mean: the block says that, not where.")
+    if width == 1 or variance[0] > 0.85:
+        return result("line", f"One axis holds {variance[0]:.0%} of the variance.")
+    if rows is not None:
+        strength, p, valley = ridge(turn.flat(rows), _reach(turn.flat(cloud)), rng=rng)
+        # The best of several planes was taken.
+        found["ridge"], found["ridge_p"] = strength, min(1.0, p * len(turns))
+        if found["ridge_p"] > 0.05 or strength < 0.15:
+            return result("none", f"No ridge around a hole (crest over valley e^{strength:.2f}): the gate alone can "
+                                  "make this shape.")  # fmt: skip
+        # Rows that fired by accident lie inside the valley; they would fill the loop and pull its centre.
+        cloud = cloud[np.linalg.norm(turn.flat(cloud), axis=1) >= valley]
+        if len(cloud) < 60:
+            return result("none", f"Only {len(cloud)} codes lie on the ridge.")
+        turn = turn.around(cloud)
+    if turn.coverage(cloud) < 0.8:
+        return result("none", f"Only {turn.coverage(cloud):.0%} of the directions around the centre are filled.")
+    first, second = loops(cloud, rng=rng)
+    found["persistence"], found["second"] = first, second / first if first > 0 else 1.0
+    root = _root(covariance)
+    drawn = [loops(mean + rng.standard_normal((min(n, 1200), width)) @ root, rng=rng)[0] for _ in range(n_null)]
+    found["null"] = float(np.quantile(drawn, 0.95))
+    found["p_value"] = float((1 + (np.array(drawn) >= first).sum()) / (n_null + 1))
+    sentence = f"Longest loop {first:.2f} radii; Gaussians of its spectrum reach {found['null']:.2f}."
+    # 1.15: a Gaussian is only a stand-in for "no shape"; a cloud a little rounder than one is not yet a ring.
+    ring = found["p_value"] <= 0.05 and first >= 1.15 * found["null"] and found["second"] <= 0.5
+    return result("ring" if ring else "none", sentence)
+
+
+def _root(c: np.ndarray) -> np.ndarray:
+    value, axes = np.linalg.eigh((c + c.T) / 2)
+    return (axes * np.sqrt(np.maximum(value, 0))) @ axes.T
