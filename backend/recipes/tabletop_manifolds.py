@@ -146,8 +146,9 @@ def info(factor: str, sites: Sequence[str], **extra) -> ManifoldInfo:
     name, title, description = FACTORS[factor]
     ticks = [Tick(t=i / 8, label=f"{i * 45}°") for i in range(8)]
     return ManifoldInfo(
-        name=name, title=title, model="tabletop-sdxl", kind="ring", sites=list(sites), unit="°", ticks=ticks, factor=factor,
-        description=description, prompts=["a red cube on a table", "a blue sphere", "a cone"], **extra,
+        name=name, title=title, model="tabletop-sdxl", kind="ring", sites=list(sites), unit="°", ticks=ticks,
+        factor=factor,
+        description=description, prompts=["a red cube on a table", "a blue sphere"], **extra,
     )  # fmt: skip
 
 
@@ -176,7 +177,9 @@ def errors(steerer: ImageSteerer, name: str, *, prompts: Sequence[str], seeds: S
            progress: Callable[[float], None] | None = None) -> dict[str, Tensor]:  # fmt: skip
     """Read-back error in degrees of each arm over prompts × seeds × targets, ``(n,)``; ``moved/FACTOR`` beside it."""
     requests = [
-        ImageRequest(prompt=p, seed=s, steps=steps, arms=list(arms), steer=[Steer(manifold=name, t=t, strength=strength)])
+        ImageRequest(
+            prompt=p, seed=s, steps=steps, arms=list(arms), steer=[Steer(manifold=name, t=t, strength=strength)]
+        )
         for p in prompts for s in seeds for t in targets
     ]  # fmt: skip
     found: dict[str, list[float]] = {}

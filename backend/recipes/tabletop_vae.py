@@ -54,7 +54,7 @@ def config() -> dict:
 
 @torch.no_grad()
 def start_as_blur(vae: AutoencoderTiny) -> None:
-    """Make the untrained autoencoder an eightfold blur that keeps colours; all other channels keep their random start."""
+    """Make the untrained autoencoder an eightfold blur that keeps colours; other channels stay random."""
     ramp = torch.tensor([1.0, 2.0, 1.0])
     blur, keep = torch.outer(ramp, ramp) / 16, torch.zeros(3, 3)
     keep[1, 1] = 1.0

@@ -95,7 +95,8 @@ def report(ctx: StudyContext, found: dict[str, torch.Tensor], what: str, *, aim:
     findings = [
         ctx.finding("median-error-deg", f"{what} lands where it is sent: median circular error of the read-back.",
                     clustered(found["manifold"]), aim=aim, controls=controls, evidence="interventional", **shared),
-        ctx.finding("mean-error-deg", f"{what}: mean circular error of the read-back.", mean_interval(found["manifold"]),
+        ctx.finding("mean-error-deg", f"{what}: mean circular error of the read-back.",
+                    mean_interval(found["manifold"]),
                     controls={k: found[a].mean().item() for k, a in (("unsteered", "off"), ("random block", "random"),
                               ("shuffled coordinate", "shuffled"), ("straight chord", "chord"))},
                     evidence="interventional", **shared),
