@@ -156,14 +156,14 @@ def file_key(request: TextCanvasRequest) -> str:
 
 def _study(record: dict, out: Path, url: str | None, console: Console) -> list[str] | None:
     from backend.studies.base import run_study
-    from backend.studies.table import study_table
+    from backend.studies.table import study_table, wide_console
 
     with console.status(f"running {record['study']}") as status:
         result: StudyResult = run_study(
             record["study"], record["scale"], record["seed"], root=out,
             progress=lambda fraction, message: status.update(f"{record['study']}: {message} ({100 * fraction:.0f} %)"),
         )  # fmt: skip
-    console.print(study_table(result))
+    wide_console().print(study_table(result))
     if not record["expected"]:
         return None
     now = {f.id: f.value for f in result.findings}

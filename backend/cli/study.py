@@ -34,7 +34,7 @@ def study(
         for known, purpose in base.available().items():
             console.print(f"  [bold]{known:20s}[/bold] {purpose}", highlight=False)
         return
-    from backend.studies.table import study_table
+    from backend.studies.table import study_table, wide_console
 
     notes: list[str] = []
     share = TextColumn("{task.percentage:>3.0f} %")
@@ -48,7 +48,7 @@ def study(
         # Recipes print while they evaluate; standard output is for the table and the JSON line.
         with contextlib.redirect_stdout(sys.stderr):
             result = base.run_study(name, scale, seed, progress=progress, root=save_to, notes=notes)
-    console = Console()
+    console = wide_console()
     console.print(study_table(result))
     for note in notes:
         console.print(note, style="yellow", markup=False, highlight=False)

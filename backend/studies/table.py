@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.table import Table
 
 from backend.wire.findings import Finding, StudyResult
@@ -19,6 +20,14 @@ def _interval(finding: Finding) -> str:
     if finding.low is None or finding.high is None:
         return "–"
     return f"{number(finding.low)} … {number(finding.high)}"
+
+
+def wide_console() -> Console:
+    """Standard output; at least 140 columns where it is a file or a pipe, so that no id is broken over lines."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 140)
+    return console
 
 
 def study_table(result: StudyResult) -> Table:

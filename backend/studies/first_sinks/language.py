@@ -109,7 +109,7 @@ def calendar(ctx: StudyContext, share: Callable[[float, str], None]) -> list[Fin
             ids_["mass"], "Mean attention that the strongest head of calendar-llama pays to the first token.", value,
             question="Does a small language model trained on short stories park attention on its first token?",
             aim=f"> {GU_THRESHOLD}", status="holds" if value.value > GU_THRESHOLD else "null", controls=controls,
-            caveat=f"Layer {layer}, head {head}, chosen on the other half of the texts, which are shorter than 64 tokens.",
+            caveat=f"Layer {layer}, head {head}, chosen on the other half of the texts. Texts are short.",
             published="α > 0.3 counts as a sink (Gu et al., T = 64)", **common,
         ),
         ctx.finding(
