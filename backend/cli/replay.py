@@ -1,14 +1,16 @@
 """``replay``: run an exported record again and say whether the same thing came out.
 
-A record is the JSON that the app's export button and every frame's header carry:
+A record is the JSON that the app's export button, its PNG files and every frame's header carry:
 
-    {"kind": "image", "request": {... ImageRequest ...}}                            a picture
+    {"kind": "image", "request": {... ImageRequest ...}}                            pictures, one an arm
+    {"kind": "image", "request": {...}, "stops": [t, ...]}                          a film-strip
     {"kind": "text", "request": {... TextCanvasRequest without seq ...}}            a distribution
     {"kind": "study", "study": NAME, "scale": "small", "seed": 0}                   a study
     a finding file of the catalogue, or a study's --json line                       their study
 
-With an ``expected`` part (``sha256`` of each arm's pixels, class probabilities, or values of findings) the outcome is
-compared: pixels byte by byte, probabilities to 1e-4, findings within their interval.
+With an ``expected`` part (``sha256`` of pixels, class probabilities, or values of findings) the outcome is compared:
+pixels byte by byte, which holds on the same machine, build and number of threads (``made`` names them),
+probabilities to 1e-4, findings within their interval.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from rich.console import Console
 
 from backend.cli.processes import backend_url
 from backend.core.errors import Corrupt, Invalid, NotFound
-from backend.wire.canvas import FrameHeader, ImageRequest
+from backend.wire.canvas import FilmstripRequest, FrameHeader, ImageRequest
 from backend.wire.findings import Finding, StudyResult
 from backend.wire.frame import unpack
 from backend.wire.text import TextCanvasRequest, TextFrame
@@ -35,7 +37,7 @@ def read_record(path: Path) -> dict:
     if not path.exists():
         raise NotFound(f"The record {path} was asked for.", "There is no such file.", "Export one from the app.")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(_text_of(path))
     except ValueError as error:
         raise Corrupt(f"The record {path} was read.", f"It is not JSON: {error}.", "Export it again.") from error
     if not isinstance(raw, dict):
@@ -57,6 +59,16 @@ def read_record(path: Path) -> dict:
         f"The record {path} was read.", "It names neither an image, nor a text, nor a study.",
         "A record has a kind and a request, or a study; export it again.",
     )  # fmt: skip
+
+
+def _text_of(path: Path) -> str:
+    """A file's text; of a PNG that the app saved, the record inside."""
+    if path.suffix.lower() != ".png":
+        return path.read_text(encoding="utf-8")
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.info.get("manifold-atlas", "")
 
 
 def digest(picture: bytes) -> str:
@@ -105,24 +117,29 @@ def _post(base: str, path: str, body: dict, *, put: bool = False):
 def _image(record: dict, out: Path, url: str | None, console: Console) -> list[str] | None:
     # PNG, so that what is compared is what was rendered and not what a format lost.
     known = {k: v for k, v in record["request"].items() if k in ImageRequest.model_fields}
-    request = ImageRequest.model_validate({**known, "format": "png"})
+    asked = {**known, "format": "png"}
+    stops = record.get("stops")
+    request = FilmstripRequest(**asked, stops=len(stops)) if stops else ImageRequest(**asked)
     with console.status("rendering") as status, backend_url(url, say=status.update) as base:
-        data = _post(base, "/v1/images", request.model_dump()).content
+        data = _post(base, "/v1/filmstrip" if stops else "/v1/images", request.model_dump()).content
     header, body = unpack(data)
     frame = FrameHeader.model_validate(header)
     out.mkdir(parents=True, exist_ok=True)
-    digests = {}
-    for arm in frame.arms:
+    names = [f"{i:02d}" if stops else arm.arm for i, arm in enumerate(frame.arms)]
+    found = {}
+    for name, arm in zip(names, frame.arms, strict=True):
         picture = bytes(body[arm.offset : arm.offset + arm.length])
-        (out / f"{arm.arm}.png").write_bytes(picture)
-        digests[arm.arm] = digest(picture)
-    again = {"kind": "image", "request": request.model_dump(), "expected": {"sha256": digests}}
-    (out / "record.json").write_text(json.dumps(again, indent=1) + "\n")
-    console.print(f"{len(frame.arms)} pictures and record.json are in {out}", highlight=False)
-    wanted = (record.get("expected") or {}).get("sha256")
-    if not wanted:
-        return None
-    return [f"{arm}: pixels" for arm, value in wanted.items() if digests.get(arm) != value]
+        (out / f"{name}.png").write_bytes(picture)
+        found[name] = digest(picture)
+    (out / "record.json").write_text(json.dumps(frame.record, indent=1) + "\n")
+    console.print(f"{len(names)} pictures and record.json are in {out}", highlight=False)
+    expected = record.get("expected") or {}
+    wanted = dict(zip(names, expected.get("stops", []), strict=False)) if stops else expected.get("sha256", {})
+    different = [f"{name}: pixels" for name, value in wanted.items() if found.get(name) != value]
+    if different:
+        before, now = record.get("made") or {}, frame.record.get("made") or {}
+        different += [f"made with {k} {before[k]}, now {now.get(k)}" for k in before if before[k] != now.get(k)]
+    return different if wanted else None
 
 
 def _text(record: dict, out: Path, url: str | None, console: Console) -> list[str] | None:

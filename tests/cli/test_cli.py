@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import subprocess
@@ -147,6 +148,70 @@ def test_records_that_are_none_are_refused(tmp_path, value, error):
 def test_a_missing_record_is_refused(tmp_path):
     with pytest.raises(NotFound):
         replay.read_record(tmp_path / "none.json")
+
+
+def test_a_picture_carries_its_record(tmp_path):
+    from PIL import Image, PngImagePlugin
+
+    image = {"kind": "image", "request": {"prompt": "a cube"}}
+    info = PngImagePlugin.PngInfo()
+    info.add_text("manifold-atlas", json.dumps(image))
+    Image.new("RGB", (4, 4)).save(tmp_path / "with.png", pnginfo=info)
+    Image.new("RGB", (4, 4)).save(tmp_path / "without.png")
+    assert replay.read_record(tmp_path / "with.png") == image
+    with pytest.raises(Corrupt):
+        replay.read_record(tmp_path / "without.png")
+
+
+class Console:
+    """A console that keeps silent."""
+
+    def print(self, *_, **__):
+        return None
+
+    def status(self, *_):
+        return contextlib.nullcontext(self)
+
+    def update(self, *_):
+        return None
+
+
+@pytest.mark.parametrize("stops", [None, [0.0, 0.5]])
+def test_pictures_are_compared_by_pixels(tmp_path, monkeypatch, stops):
+    import io
+
+    from PIL import Image
+
+    from backend.wire.canvas import ArmFrame, FrameHeader
+    from backend.wire.frame import pack
+
+    blobs = []
+    for colour in ((255, 0, 0), (0, 0, 255)):
+        file = io.BytesIO()
+        Image.new("RGB", (4, 4), colour).save(file, "PNG")
+        blobs.append(file.getvalue())
+    offsets = (0, len(blobs[0]))
+    arms = [ArmFrame(arm=a, offset=o, length=len(b), format="png", width=4, height=4)
+            for a, o, b in zip(("off", "manifold"), offsets, blobs, strict=True)]  # fmt: skip
+    header = FrameHeader(seq=0, model="m", prompt="p", seed=1, steps=4, guidance=1.0, steer=[], arms=arms, timing_ms={},
+                         record={"made": {"threads": 2}})  # fmt: skip
+    asked = []
+
+    class Answer:
+        content = pack(header.model_dump(), blobs)
+
+    monkeypatch.setattr(replay, "_post", lambda base, path, body, **_: asked.append((path, body)) or Answer)
+    monkeypatch.setattr(replay, "backend_url", lambda url, say: contextlib.nullcontext("http://nowhere"))
+    digests = [replay.digest(blob) for blob in blobs]
+    expected = {"stops": digests} if stops else {"sha256": dict(zip(("off", "manifold"), digests, strict=True))}
+    old = {"kind": "image", "request": {"prompt": "p", "format": "webp"}, "stops": stops, "made": {"threads": 8}}
+    assert replay._image(old, tmp_path, None, Console()) is None
+    assert replay._image({**old, "expected": expected}, tmp_path, None, Console()) == []
+    wrong = {"stops": digests[::-1]} if stops else {"sha256": {"off": digests[1]}}
+    different = replay._image({**old, "expected": wrong}, tmp_path, None, Console())
+    assert "pixels" in different[0] and different[-1] == "made with threads 8, now 2"
+    assert asked[0][0] == ("/v1/filmstrip" if stops else "/v1/images") and asked[0][1]["format"] == "png"
+    assert asked[0][1].get("stops") == (2 if stops else None)
 
 
 def test_the_digest_is_of_pixels_and_not_of_the_file():
