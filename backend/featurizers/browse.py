@@ -28,9 +28,11 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from backend.core.errors import Corrupt, NotFound
+from backend.core.settings import assets_dir, atlas_home
 from backend.featurizers import statistics
 from backend.featurizers.featurizer import Featurizer
 from backend.wire.blocks import BlockDetail, BlockExample, BlockList, BlockSummary, CloudHeader
+from backend.wire.capabilities import FeaturizerInfo
 
 BANDS: dict[str, float] = {"top": 0.985, "p75": 0.75, "p50": 0.5, "p10": 0.1}
 """Activation bands and the percentile of strength, among pictures on which the block fires, that each stands for."""
@@ -61,6 +63,8 @@ class Layout:
     """Pictures that may serve as examples."""
     thumbnail: int = 72
     quality: int = 72
+    n_rows: int = 40000
+    """Rows on which a block's code is looked at whether it fires or not."""
     min_fired: int = 100
     """Blocks that fire on fewer positions are not listed."""
 
@@ -112,11 +116,15 @@ def build_browse(featurizer: Featurizer, data: Data, out: Path, *, shape_of: Sha
     features = statistics.pooled(table)
     r2 = statistics.factor_r2(features, data.factors, cyclic=data.cyclic, names=tuple(names), halves=halves)
     del features
+    # A sample of all rows, fired or not, for the decision on each block's shape.
+    some = np.random.default_rng(seed).permutation(table.n)[: max(1, layout.n_rows // table.positions)]
+    rows = featurizer.normalise(data.x[some].float()).flatten(0, 1)
     pool = np.sort(np.random.default_rng(seed).permutation(table.n)[: layout.n_pool])
     summaries, details, tensors = [], [], {}
     for number, block in enumerate(alive):
         tell(0.35 + 0.6 * number / len(alive), f"block {block}")
-        summary, detail, cloud = _block(featurizer, data, table, stats, block, shape_of, layout, pool, seed)
+        summary, detail, cloud = _block(featurizer, data, rows, table, stats, block, shape_of, layout, pool,
+                                        seed)  # fmt: skip
         summary["xy"] = [round(float(v), 4) for v in place[block]]
         summary["factors"] = {name: round(float(values[block]), 4) for name, values in r2.items()}
         summary["label"] = label_of(block, summary["factors"], summary["topology"])
@@ -143,13 +151,15 @@ def build_browse(featurizer: Featurizer, data: Data, out: Path, *, shape_of: Sha
     return out
 
 
-def _block(featurizer: Featurizer, data: Data, table: statistics.CodeTable, stats: statistics.BlockStatistics,
-           block: int, shape_of: ShapeOf | None, layout: Layout, pool: np.ndarray, seed: int):  # fmt: skip
+def _block(featurizer: Featurizer, data: Data, rows: Tensor, table: statistics.CodeTable,
+           stats: statistics.BlockStatistics, block: int, shape_of: ShapeOf | None, layout: Layout, pool: np.ndarray,
+           seed: int) -> tuple[dict, dict, dict]:  # fmt: skip
     picture, position, code = (v.numpy() for v in table.of(block))
     shape = BlockShape("unknown")
     if shape_of is not None:
         rng = np.random.default_rng(seed + block)
-        shape = shape_of(code[rng.permutation(len(code))[:4000]], _all_rows(featurizer, data.x, block, seed=seed))
+        with torch.no_grad():
+            shape = shape_of(code[rng.permutation(len(code))[:4000]], featurizer.pre_code(rows, block).numpy())
     mean = code.mean(0)
     # (b, b), rows are principal axes
     axes = np.linalg.svd(np.cov((code - mean).T).reshape(code.shape[1], -1))[2]
@@ -188,14 +198,6 @@ def _block(featurizer: Featurizer, data: Data, table: statistics.CodeTable, stat
 
 def _round(value: float) -> float:
     return float(f"{float(value):.5g}")
-
-
-@torch.no_grad()
-def _all_rows(featurizer: Featurizer, x: Tensor, block: int, *, seed: int, n: int = 40000) -> np.ndarray:
-    # A block's codes at a sample of rows, whether it fired there or not.
-    pictures = np.random.default_rng(seed).permutation(len(x))[: max(1, n // x.shape[1])]
-    part = featurizer.normalise(x[pictures].float()).flatten(0, 1)
-    return torch.cat([featurizer.pre_codes(rows)[:, block] for rows in part.split(8192)]).numpy()
 
 
 def _examples(table: statistics.CodeTable, block: int, picture: np.ndarray, position: np.ndarray, code: np.ndarray,
@@ -246,6 +248,31 @@ def _thumbnails(images: np.ndarray, pool: np.ndarray, layout: Layout) -> tuple[b
         offsets.append([at, len(parts[-1])])
         at += len(parts[-1])
     return b"".join(parts), offsets
+
+
+def featurizer_folders() -> dict[str, Path]:
+    """Name to folder of every featurizer on disk; one that a user made hides a shipped one of the same name."""
+    found: dict[str, Path] = {}
+    for root in (assets_dir() / "featurizers", atlas_home() / "featurizers"):
+        found |= {path.parent.name: path.parent for path in sorted(root.glob("*/cfg.json"))}
+    return found
+
+
+def list_featurizers() -> tuple[list[FeaturizerInfo], list[str]]:
+    """What can be browsed, and the folders that could not be read, each with its reason."""
+    infos, skipped = [], []
+    for name, folder in featurizer_folders().items():
+        try:
+            cfg = json.loads((folder / "cfg.json").read_text())
+            info = cfg["info"]
+            infos.append(FeaturizerInfo(
+                name=name, variant=cfg["architecture"].removeprefix("bsf-"),
+                **{key: cfg[key] for key in ("n_blocks", "d_block", "k")},
+                **{key: info[key] for key in ("title", "model", "site", "r2")}, description=info.get("description", ""),
+            ))  # fmt: skip
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            skipped.append(f"{name}: its cfg.json cannot be read ({type(error).__name__}: {error}).")
+    return infos, skipped
 
 
 class BlockBrowser:

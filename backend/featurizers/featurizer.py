@@ -76,6 +76,10 @@ class Featurizer(nn.Module):
         """Linear code of every block before selection, ``(N, d) -> (N, G, b)``."""
         raise NotImplementedError
 
+    def pre_code(self, x: Tensor, block: int) -> Tensor:
+        """Linear code of one block, ``(N, d) -> (N, b)``; the same as ``pre_codes(x)[:, block]``, at its own price."""
+        raise NotImplementedError
+
     def frames(self) -> Tensor:
         """The decoder's blocks, ``(G, b, d)``."""
         raise NotImplementedError

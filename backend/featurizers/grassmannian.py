@@ -58,6 +58,9 @@ class Grassmannian(Featurizer):
         a = F.linear(x, self.frame.flatten(0, 1)) * self.log_gain.exp()
         return a.view(len(x), self.n_blocks, self.d_block)
 
+    def pre_code(self, x: Tensor, block: int) -> Tensor:
+        return F.linear(x, self.frame[block]) * self.log_gain.exp()
+
     def frames(self) -> Tensor:
         return self.frame
 

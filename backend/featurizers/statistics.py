@@ -277,6 +277,12 @@ def factor_r2(features: Tensor, factors: Mapping[str, np.ndarray], *, cyclic: Se
     return out
 
 
+def all_blocks_r2(features: Tensor, y: Tensor, halves: Halves) -> float:
+    """Test R² of one ridge from the pooled codes of all blocks together: what the whole featurizer holds of ``y``."""
+    alive = features.abs().amax((1, 2)) > 0
+    return float(held_out_r2(features[alive].transpose(0, 1).flatten(1)[None], y, halves)[1][0])
+
+
 def tuning(table: CodeTable, block: int, angle: np.ndarray, *, n_bins: int = 24) -> list[float]:
     """Mean over pictures of the block's summed norm, in equal bins of an angle (radians, n)."""
     strength = table.presence(block).sum(1).numpy()

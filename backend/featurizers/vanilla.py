@@ -34,6 +34,10 @@ class Vanilla(Featurizer):
     def pre_codes(self, x: Tensor) -> Tensor:
         return F.linear(x, self.encoder, self.bias).view(len(x), self.n_blocks, self.d_block)
 
+    def pre_code(self, x: Tensor, block: int) -> Tensor:
+        rows = slice(block * self.d_block, (block + 1) * self.d_block)
+        return F.linear(x, self.encoder[rows], self.bias[rows])
+
     def frames(self) -> Tensor:
         return self.decoder
 

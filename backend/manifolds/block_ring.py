@@ -48,14 +48,26 @@ class BlockRing:
 
 
 @torch.no_grad()
-def block_codes(featurizer: Featurizer, block: int, x: Tensor, *, chunk: int = 8192) -> tuple[Tensor, Tensor]:
-    """Code of a block before selection ``(N, b)`` and where it fires ``(N,)``, on normalised rows ``x`` (N, d)."""
-    codes, fired = [], []
+def firings(featurizer: Featurizer, x: Tensor, *, chunk: int = 8192) -> Tensor:
+    """The active blocks of normalised rows ``x`` (N, d), ``(N, k)``; -1 where a slot is empty."""
+    found = []
     for part in x.split(chunk):
         picked = featurizer.select(part)
-        fired.append(((picked.block == block) & (picked.code.square().sum(-1) > 0)).any(1))
-        codes.append(featurizer.pre_codes(part)[:, block])
-    return torch.cat(codes), torch.cat(fired)
+        found.append(torch.where(picked.code.square().sum(-1) > 0, picked.block, -1))
+    # Thresholded featurizers select a varying number.
+    widest = max(part.shape[1] for part in found)
+    return torch.cat([torch.nn.functional.pad(part, (0, widest - part.shape[1]), value=-1) for part in found])
+
+
+@torch.no_grad()
+def block_codes(featurizer: Featurizer, block: int, x: Tensor, *,
+                active: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Code of a block before selection ``(N, b)`` and where it fires ``(N,)``, on normalised rows ``x`` (N, d).
+
+    ``active`` from ``firings`` saves the selection where many blocks are looked at.
+    """
+    active = firings(featurizer, x) if active is None else active
+    return featurizer.pre_code(x, block), (active == block).any(1)
 
 
 def shape_of_block(code: np.ndarray, rows: np.ndarray, *, seed: int = 0) -> BlockShape:
@@ -65,13 +77,14 @@ def shape_of_block(code: np.ndarray, rows: np.ndarray, *, seed: int = 0) -> Bloc
                       topology.reason)  # fmt: skip
 
 
-def fit_block_ring(featurizer: Featurizer, block: int, x: Tensor, *, n_knots: int = 24, seed: int = 0) -> BlockRing:
+def fit_block_ring(featurizer: Featurizer, block: int, x: Tensor, *, n_knots: int = 24, seed: int = 0,
+                   active: Tensor | None = None) -> BlockRing:  # fmt: skip
     """Decide whether a block's codes on normalised rows ``x`` (N, d) form a ring, and fit it; no label is used.
 
     The ring is fitted whatever the decision, so that it can be looked at: ask ``topology.kind``. Raises ``Refused``
     where the block fires on fewer than 60 rows.
     """
-    code, fired = block_codes(featurizer, block, x)
+    code, fired = block_codes(featurizer, block, x, active=active)
     n = int(fired.sum())
     if n < 60:
         raise Refused(f"A ring was to be fitted in block {block}.", f"It fires on {n} of {len(x)} rows.",
@@ -107,15 +120,12 @@ def find_rings(featurizer: Featurizer, x: Tensor, *, blocks: Sequence[int] | Non
 
     ``blocks`` limits the search; blocks that fire on fewer than ``min_fired`` rows are passed over.
     """
+    active = firings(featurizer, x)
+    count = torch.bincount(active.flatten() + 1, minlength=featurizer.n_blocks + 1)[1:]
     found = []
-    with torch.no_grad():
-        fired = torch.zeros(featurizer.n_blocks, dtype=torch.long)
-        for part in x.split(8192):
-            picked = featurizer.select(part)
-            fired += torch.bincount(picked.block[picked.code.square().sum(-1) > 0], minlength=featurizer.n_blocks)
     for block in range(featurizer.n_blocks) if blocks is None else blocks:
-        if int(fired[block]) >= min_fired:
-            ring = fit_block_ring(featurizer, block, x, seed=seed)
+        if int(count[block]) >= min_fired:
+            ring = fit_block_ring(featurizer, block, x, seed=seed, active=active)
             if ring.topology.kind == "ring":
                 found.append(ring)
     return sorted(found, key=lambda r: -r.topology.confidence)

@@ -93,6 +93,16 @@ def test_factor_r2_finds_the_block_that_holds_a_factor():
     assert shuffled["hue"].max() < 0.05
 
 
+def test_all_blocks_together_hold_at_least_what_the_best_holds():
+    table, angle = table_of(600)
+    halves = Halves.draw(600)
+    features = statistics.pooled(table)
+    y = statistics.targets(angle.numpy(), kind="cyclic")
+    assert statistics.all_blocks_r2(features, y, halves) > 0.98
+    other = torch.rand(600, generator=gen(5))
+    assert statistics.all_blocks_r2(features, statistics.targets(other.numpy(), kind="value"), halves) < 0.05
+
+
 def test_targets_of_names_are_one_hot():
     assert statistics.targets(np.array([0, 2, 1]), kind="name").tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
 

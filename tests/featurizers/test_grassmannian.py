@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from backend.activations.store import ActivationStore
 from backend.core.errors import Corrupt, Invalid, NotFound
 from backend.featurizers.featurizer import Featurizer
 from backend.featurizers.grassmannian import Grassmannian, orthonormal
@@ -64,6 +65,7 @@ def test_contract(kind):
         assert abs(float(active.float().mean()) - 4) < 0.5
     else:
         assert (active == 4).all()
+    assert torch.allclose(model.pre_code(x, 7), model.pre_codes(x)[:, 7], atol=1e-5)
     # Decoding the selected blocks alone is decoding all of them.
     assert torch.allclose(model.decode(z), model.decode_selection(model.select(x)), atol=1e-5)
     assert torch.allclose(model.decode(z), model(x), atol=1e-5)
@@ -210,7 +212,7 @@ def test_impossible_sizes_are_refused():
         GroupLasso(16, 4, d_block=3, k=2, aux="dead")
 
 
-def test_a_resumed_run_sees_the_same_rows():
+def test_a_resumed_run_sees_the_same_rows(tmp_path):
     x = torch.arange(100.0)[:, None] * torch.ones(4)
     model = Grassmannian(4, 2, d_block=2, k=1)
     whole = Run(model, x, training=Training(batch=10)).rows
@@ -220,4 +222,9 @@ def test_a_resumed_run_sees_the_same_rows():
         assert sorted(seen.tolist()) == sorted(x[:, 0].tolist()), "each row once an epoch"
         assert torch.equal(rows.batch(7, 10), rows.batch(7, 10))
         assert not torch.equal(rows.batch(0, 10), rows.batch(10, 10))
+    # An activation store is read shard by shard and gives the same rows.
+    with ActivationStore.create(tmp_path / "s", site="m/1#update", revision="r", rows_per_shard=60) as store:
+        store.write(x)
+    stored = Run(model, store, training=Training(batch=10)).rows
+    assert stored.sizes == [60, 40] and torch.equal(stored.batch(3, 10), parts.batch(3, 10))
     assert drawn(1, 2).initial_seed() != drawn(2, 1).initial_seed()
