@@ -2,7 +2,9 @@
 # make test   the same environment, then every test
 # Settings:   PYTHON=python3.12   VENV=elsewhere   PIP_ARGS="--extra-index-url ..."   TESTS="tests/core -q"
 
-PYTHON  ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+# The first that runs: version managers leave commands behind that only say that they are not installed.
+NEW     := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON  ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '$(NEW)' 2>/dev/null && echo $$p && break; done)
 VENV    ?= .venv
 PIP_ARGS ?=
 TESTS   ?=
@@ -38,8 +40,8 @@ $(STAMP): pyproject.toml | $(BIN)/python
 $(BIN)/python:
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "Python 3.11 or newer was not found. On Debian or Ubuntu: sudo apt install python3.11 python3.11-venv"; exit 1; fi
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "$(PYTHON) is too old: Manifold Atlas needs Python 3.11 or newer."; \
+	@$(PYTHON) -c '$(NEW)' 2>/dev/null || { \
+		echo "$(PYTHON) does not run, or is older than Python 3.11, which Manifold Atlas needs."; \
 		echo "On Debian or Ubuntu: sudo apt install python3.11 python3.11-venv, then: make run PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments: its venv package is missing."; \
