@@ -157,7 +157,10 @@ class Scheduler:
             works[0].runner.advance([row for _, row in batch])
         except Exception as error:
             if len(works) == 1:
-                log.warning("A step failed: %s", error, exc_info=not isinstance(error, AtlasError))
+                if isinstance(error, AtlasError):  # the user's to read; the log only notes it
+                    log.info("Refused during a step: %s", error)
+                else:
+                    log.warning("A step failed: %s", error, exc_info=True)
                 self._end(works[0], error=error)
                 return
             for work in works:  # advance moves all rows or none, so each work can be tried alone
