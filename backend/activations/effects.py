@@ -36,15 +36,21 @@ def effects(
     *,
     out: Tensor,
     generator: torch.Generator,
+    place: int | None = None,
 ) -> dict[str, float]:
     """Effect of each exchange in ``NAMES`` on one input (1, ...), by name.
 
     ``heads`` and ``out`` are what ``heads_of`` gave for ``inputs``; ``others`` are the same layer on other inputs (each
-    a batch of 1 of any length), without which mean, donor and ordinary are left out.
+    a batch of 1 of any length), without which mean, donor and ordinary are left out. The sink is the dominant column of
+    each input, or ``place`` in all of them.
     """
     attention, values = heads.attention[0, head], heads.values[0, head]
     n = attention.shape[-1]
-    sink = int(diagnose(heads).sink[0, head])
+
+    def sink_of(layer: LayerHeads) -> int:
+        return int(diagnose(layer).sink[0, head]) if place is None else place
+
+    sink = sink_of(heads)
     control = _other_than(sink, n, generator)
     deltas = {
         "zero": _exchange(attention, sink, values[sink], torch.zeros_like(values[sink])),
@@ -52,8 +58,8 @@ def effects(
         "control": _exchange(attention, control, values[control], torch.zeros_like(values[control])),
     }
     if others:
-        places = [int(diagnose(other).sink[0, head]) for other in others]
-        theirs = torch.stack([other.values[0, head, place] for other, place in zip(others, places, strict=True)])
+        places = [sink_of(other) for other in others]
+        theirs = torch.stack([other.values[0, head, at] for other, at in zip(others, places, strict=True)])
         pick = _other_than(places[0], others[0].values.shape[2], generator)
         new_values = {"mean": theirs.mean(0), "donor": theirs[0], "ordinary": others[0].values[0, head, pick]}
         for name, new in new_values.items():

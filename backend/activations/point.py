@@ -70,6 +70,9 @@ class InterventionPoint(nn.Module):
     def _write(self, rows: RowBuffers) -> None:
         for name in _NAMES:
             new, old = getattr(rows, name), getattr(self, name)
+            if new is None:
+                setattr(self, name, None)
+                continue
             if new.requires_grad:
                 setattr(self, name, new)
                 continue
@@ -111,7 +114,8 @@ class InterventionPoint(nn.Module):
         x = tokens(value if base is None else value - base)
         if self.frame.device != x.device:
             for name in _NAMES:
-                setattr(self, name, getattr(self, name).to(x.device))
+                if getattr(self, name) is not None:
+                    setattr(self, name, getattr(self, name).to(x.device))
         n_rows, n_tokens, d = x.shape
         if self.frame.shape[0] != n_rows or self.frame.shape[1] != d:
             raise self._refusal(
@@ -131,6 +135,9 @@ class InterventionPoint(nn.Module):
             frame = self.frame.to(dtype)
             z = torch.bmm(x.to(dtype), frame)
             change = self.gate * self.mask * (torch.clamp(z, self.lo, self.hi) - z + self.shift)
+            if self.floor is not None:
+                own = torch.bmm(x.to(dtype), self.where_frame.to(dtype)) - self.centre
+                change = change * (torch.bmm(own.square(), self.group.to(dtype)) >= self.floor)
             # (R, d, T): for pictures this is already the layout of the channels.
             delta = torch.bmm(frame, change.transpose(1, 2).to(dtype)).to(value.dtype)
         return delta.reshape(value.shape) if value.ndim == 4 else delta.transpose(1, 2).reshape(value.shape)

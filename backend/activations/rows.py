@@ -2,12 +2,15 @@
 
     z = x F;   x' = x + gate · mask · (clamp(z, lo, hi) − z + shift) Fᵀ
 
+An intervention may act only where a block is active: then the change at a token is kept where the block's own code is
+strong there, ‖x F_w − c‖ ≥ floor, and dropped elsewhere.
+
 ``F (R, d, k)``; ``lo, hi, shift (R, 1|T, k)``; ``gate (R, 1, 1|k)``; ``mask (R, 1|T, 1|k)``. Several interventions of a
 row at one site stand side by side along k: all read the same x and their changes add. A padded column has F = 0,
 gate = 0, lo = −∞, hi = +∞, so that it changes nothing; a row without interventions is all padding.
 
 Not covered: what an intervention means (``backend.steering.intervention``); here it is anything with the fields
-``site, frame, lo, hi, shift, gate, mask, window, cfg``.
+``site, frame, lo, hi, shift, gate, mask, window, cfg, where``.
 """
 
 from __future__ import annotations
@@ -34,6 +37,14 @@ class RowBuffers:
     shift: Tensor
     gate: Tensor
     mask: Tensor
+    where_frame: Tensor | None = None
+    """(R, d, k): F_w of the intervention that a column belongs to; these four are ``None`` where none asks for it."""
+    centre: Tensor | None = None
+    """(R, 1|T, k)."""
+    floor: Tensor | None = None
+    """(R, 1, k), squared; 0 acts everywhere."""
+    group: Tensor | None = None
+    """(R, k, k): 1 where two columns belong to one intervention, so that squares add up to its norm."""
 
     @classmethod
     def stack(cls, rows: Sequence[Sequence], *, k: int = 0, n_tokens: int = 1) -> RowBuffers | None:
@@ -62,6 +73,7 @@ class RowBuffers:
         shift = torch.zeros(n_rows, t, k, device=device)
         gate = torch.zeros(n_rows, 1, k, device=device)
         mask = torch.ones(n_rows, t, k, device=device)
+        where = _where_buffers(n_rows, d, t, k, device) if any(getattr(i, "where", None) for i in items) else {}
         for r, row in enumerate(rows):
             first = 0
             for item in row:
@@ -73,24 +85,34 @@ class RowBuffers:
                 if item.mask is not None:
                     mask[r, :, columns] = item.mask[:, None].to(mask)
                 gate[r, :, columns] = item.gate
+                if getattr(item, "where", None):
+                    where["where_frame"][r, :, columns] = item.where.frame
+                    where["centre"][r, :, columns] = item.where.centre
+                    where["floor"][r, :, columns] = item.where.floor**2
+                    where["group"][r, columns, columns] = 1.0
                 first = columns.stop
-        return cls(frame, lo, hi, shift, gate, mask)
+        return cls(frame, lo, hi, shift, gate, mask, **where)
 
     @property
     def n_rows(self) -> int:
         return self.frame.shape[0]
 
     def to(self, device: torch.device | str) -> RowBuffers:
-        return RowBuffers(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return RowBuffers(**{name: value.to(device) for name, value in self.present().items()})
 
     def take(self, index: Sequence[int] | Tensor) -> RowBuffers:
         """The buffers of the rows ``index``, in this order; a row may be taken twice (guidance halves)."""
         index = torch.as_tensor(index, dtype=torch.long, device=self.frame.device)
-        return RowBuffers(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return RowBuffers(**{name: value[index] for name, value in self.present().items()})
+
+    def present(self) -> dict[str, Tensor]:
+        """The buffers that are there, by name."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
     def check(self) -> None:
         """Raise ``Invalid`` where a buffer has a shape that the formula cannot read."""
-        shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self)}
+        optional = ("where_frame", "centre", "floor", "group")
+        shapes = {name: tuple(value.shape) for name, value in self.present().items() if name not in optional}
         r, _, k = shapes["frame"] if len(shapes["frame"]) == 3 else (0, 0, 0)
         right = len(shapes["frame"]) == 3 and all(
             len(s) == 3 and s[0] == r and s[2] in ((k,) if name in ("lo", "hi", "shift") else (1, k))
@@ -104,6 +126,13 @@ class RowBuffers:
                 "They must be F (R,d,k), lo, hi, shift (R,1|T,k), gate (R,1,1|k), mask (R,1|T,1|k).",
                 "Build them with RowBuffers.stack.",
             )
+
+
+def _where_buffers(n_rows: int, d: int, t: int, k: int, device: torch.device) -> dict[str, Tensor]:
+    return {
+        "where_frame": torch.zeros(n_rows, d, k, device=device), "centre": torch.zeros(n_rows, t, k, device=device),
+        "floor": torch.zeros(n_rows, 1, k, device=device), "group": torch.zeros(n_rows, k, k, device=device),
+    }  # fmt: skip
 
 
 def guidance_layout(n_rows: int) -> list[tuple[int, Half]]:

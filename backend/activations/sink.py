@@ -61,7 +61,7 @@ def diagnose(heads: LayerHeads, *, first_query: int = FIRST_QUERY, threshold: fl
     n_queries = counted.sum(0)
     inflow = (attention * counted).sum(-2) / n_queries.clamp_min(1)
     # The last keys of a causal text are seen by a handful of queries: their mean is noise, and they cannot be a sink.
-    eligible = n_queries >= max(1, int(n_queries.max()) // 4)
+    eligible = 2 * n_queries >= n_queries.max()
     strength, sink = inflow.masked_fill(~eligible, -1.0).max(-1)
     at = sink[..., None]
     column = attention.gather(-1, at[..., None, :].expand(*attention.shape[:-1], 1))[..., 0]
@@ -94,7 +94,8 @@ def spectrum(heads: LayerHeads, rows: Tensor | None = None) -> Tensor:
 
 
 def _stable_rank(squares: Tensor) -> Tensor:
-    return (squares.sum(-1) / squares[..., 0].clamp_min(1e-30)).float()
+    # An update that is nothing at all has rank 1 by convention, not 0.
+    return (squares.sum(-1) / squares[..., 0].clamp_min(1e-30)).float().clamp_min(1.0)
 
 
 def label(event: float, value_ratio: float, stable_rank: float) -> str:

@@ -51,6 +51,8 @@ class SiteEntry:
     """Upper edges of the bins of sampler time, rising, in [0, 1]; 1 is pure noise. ``None``: one curve for all."""
     full: torch.Tensor | None = None
     full_frame: torch.Tensor | None = None
+    floor: float = 0.0
+    """Steer only tokens whose stored coordinates are at least this long: where the block is active. 0: all tokens."""
 
     def __post_init__(self) -> None:
         n_bins = 1 if self.bins is None else len(self.bins)
@@ -305,7 +307,7 @@ class SteerableManifold:
         about = {
             "format": FORMAT,
             **self.info.model_dump(),
-            "entries": {site: {"bins": entry.bins} for site, entry in self.sites.items()},
+            "entries": {site: {"bins": entry.bins, "floor": entry.floor} for site, entry in self.sites.items()},
             "display_variance": self._display.variance if self._display is not None else [],
             "measured": self.measured,
             # What the catalogue shows of it.
@@ -338,7 +340,7 @@ class SteerableManifold:
                     for part in ("frame", "knots_t", "knots", "mean", "scale", "full", "full_frame")
                     if f"{site}.{part}" in tensors
                 }
-                sites[site] = SiteEntry(**parts, bins=extra.get("bins"))
+                sites[site] = SiteEntry(**parts, bins=extra.get("bins"), floor=extra.get("floor", 0.0))
             behaviour = display = None
             info = ManifoldInfo.model_validate({k: v for k, v in about.items() if k in ManifoldInfo.model_fields})
             if "behaviour.distributions" in tensors:

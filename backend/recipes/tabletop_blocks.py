@@ -47,6 +47,7 @@ from backend.manifolds.block_ring import (
 from backend.models.adapter import Adapter
 from backend.models.registry import available, load
 from backend.recipes import loop
+from backend.recipes.tabletop_vae import encode, to_model
 from backend.wire.capabilities import ManifoldInfo, Tick
 from backend.worlds import tabletop
 from backend.worlds.tabletop_captions import HUE_NAMES, caption
@@ -132,8 +133,7 @@ def harvest_image(adapter: Adapter, site: str, images: Images, texts: Sequence[s
     def forward(start: int) -> None:
         rows = slice(start, start + batch)
         with autocast(adapter.device):
-            x = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float().to(adapter.device) / 127.5 - 1
-            z = adapter.vae.encode(x.to(adapter.vae.dtype)).latent_dist.mean.float() * adapter.vae.config.scaling_factor
+            z = encode(adapter.vae, to_model(torch.from_numpy(images[rows])).to(adapter.device, adapter.vae.dtype))
             embeds, pooled = adapter.encode_prompt(list(texts[rows]))
             for t in times:
                 noise = torch.randn(z.shape, generator=loop.rng(seed, start * 1000 + t)).to(z)

@@ -30,7 +30,7 @@ import torch
 from backend.core.errors import Invalid
 from backend.manifolds.manifold import arc, between
 from backend.manifolds.store import SteerableManifold
-from backend.steering.intervention import Intervention
+from backend.steering.intervention import Intervention, Where
 from backend.wire.base import Arm
 
 ARMS: tuple[str, ...] = get_args(Arm)
@@ -119,7 +119,12 @@ def _write(manifold, arm, t, segment, strength, time, seed, sites, window, mask,
     made = []
     for site in manifold.sites if sites is None else [str(site) for site in sites]:
         entry = manifold.entry(site)
-        frame, shift = entry.frame, None
+        frame, shift, where = entry.frame, None, None
+        if entry.floor > 0:
+            # Every arm acts at the same tokens: those where the manifold's own block is active.
+            index = min(entry.bin(time), len(entry.scale) - 1)
+            centre = entry.mean[min(index, len(entry.mean) - 1)]
+            where = Where(entry.frame, centre, entry.floor / float(entry.scale[index]))
         if arm == "manifold":
             target = manifold.targets(site, t, time=time)
         elif arm == "chord" and entry.full is not None:
@@ -133,10 +138,12 @@ def _write(manifold, arm, t, segment, strength, time, seed, sites, window, mask,
             frame = random_frame(*entry.frame.shape, seed=seed, site=site)
         if shift is None:
             made.append(Intervention(
-                site=site, frame=frame, lo=target, hi=target, shift=None, gate=strength, mask=mask, window=window
+                site=site, frame=frame, lo=target, hi=target, shift=None, gate=strength, mask=mask, window=window,
+                where=where if where is None or frame.shape == entry.frame.shape else None,
             ))  # fmt: skip
         else:
             made.append(Intervention(
-                site=site, frame=frame, lo=None, hi=None, shift=shift, gate=strength, mask=mask, window=window
+                site=site, frame=frame, lo=None, hi=None, shift=shift, gate=strength, mask=mask, window=window,
+                where=where,
             ))  # fmt: skip
     return made

@@ -31,6 +31,17 @@ from backend.core.errors import Invalid
 
 
 @dataclass(frozen=True, eq=False)
+class Where:
+    """Act only at tokens where a block is active: ‖x F_w − centre‖ ≥ floor."""
+
+    frame: Tensor
+    """F_w (d, k), as wide as the intervention's own frame."""
+    centre: Tensor
+    """(1|T, k): the codes of a token at which the block is silent."""
+    floor: float
+
+
+@dataclass(frozen=True, eq=False)
 class Intervention:
     """One intervention at one site; see the constructors ``clamp``, ``ablate``, ``cap``, ``add`` and ``move``.
 
@@ -51,6 +62,8 @@ class Intervention:
     """Share of the steps during which it acts: start ≤ progress < stop."""
     cfg: str = "both"
     """Which half of classifier-free guidance: ``both``, ``cond`` or ``uncond``."""
+    where: Where | None = None
+    """``None``: at every token."""
 
     def __post_init__(self) -> None:
         frame = torch.as_tensor(self.frame, dtype=torch.float32)
@@ -64,6 +77,12 @@ class Intervention:
             fixed["mask"] = torch.as_tensor(self.mask, dtype=torch.float32, device=frame.device).flatten()
         for name, value in fixed.items():
             object.__setattr__(self, name, value)
+        if self.where is not None and self.where.frame.shape != frame.shape:
+            raise Invalid(
+                f"An intervention at '{self.site}' was to act where a block is active.",
+                f"The block's frame is {tuple(self.where.frame.shape)}, the intervention's {tuple(frame.shape)}.",
+                "Give both the same number of columns.",
+            )
         gram = frame.detach().T @ frame.detach()
         if frame.ndim != 2 or not torch.allclose(gram, torch.eye(k, device=frame.device), atol=2e-3):
             raise Invalid(

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from backend.activations.carrier import Carrier
-from backend.activations.point import RowBuffers, guidance_layout, install
+from backend.activations.point import InterventionPoint, RowBuffers, guidance_layout, install
+from backend.activations.site import Site
 from backend.core.errors import Invalid, Refused
 from backend.models.adapter import Adapter
 from backend.models.language import TextAdapter
@@ -357,3 +358,35 @@ def test_a_compiled_model_is_steered_by_twenty_interventions_with_one_graph(llam
     # Idle and active are two versions; twenty different interventions share the active one.
     assert counter.frame_count == 2 * idle_graphs
     assert all((out - plain).abs().max() > 1e-4 for out in outputs[1:])
+
+
+def test_an_intervention_may_act_only_where_its_block_is_active():
+    """The change is kept at tokens whose own code is long enough, and exactly nothing happens at the others."""
+    from types import SimpleNamespace
+
+    generator = torch.Generator().manual_seed(4)
+    frame = torch.linalg.qr(torch.randn(8, 2, generator=generator)).Q
+    other = torch.linalg.qr(torch.randn(8, 2, generator=generator)).Q
+    x = 0.01 * torch.randn(1, 5, 8, generator=generator)
+    x[0, [1, 3]] += 2.0 * frame[:, 0]
+    where = SimpleNamespace(frame=frame, centre=torch.zeros(1, 2), floor=1.0)
+    target = torch.tensor([[0.0, 3.0]])
+
+    def item(f, w):
+        return SimpleNamespace(site="m/0#residual", frame=f, lo=target, hi=target, shift=None, gate=1.0, mask=None,
+                               window=(0.0, 1.0), cfg="both", where=w)  # fmt: skip
+
+    point = InterventionPoint(Site.parse("m/0#residual"))
+    point.set(RowBuffers.stack([[item(frame, where)]]))
+    y = point(x)
+    assert torch.equal(y[0, [0, 2, 4]], x[0, [0, 2, 4]])
+    assert torch.allclose(y[0, [1, 3]] @ frame, target.expand(2, 2), atol=1e-5)
+    # Another frame at the same tokens: the control acts where the block is active, not where it is itself long.
+    point.set(RowBuffers.stack([[item(other, where)]]))
+    y = point(x)
+    assert torch.equal(y[0, [0, 2, 4]], x[0, [0, 2, 4]])
+    assert torch.allclose(y[0, [1, 3]] @ other, target.expand(2, 2), atol=1e-5)
+    # Beside an intervention without the condition, each keeps its own.
+    point.set(RowBuffers.stack([[item(frame, where), item(other, None)]]))
+    y = point(x)
+    assert not torch.equal(y[0, 0], x[0, 0])
