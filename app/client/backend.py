@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -20,8 +21,8 @@ from backend.wire.canvas import CanvasRequest, FilmstripRequest, FrameHeader
 from backend.wire.capabilities import Capabilities, Health
 from backend.wire.findings import Catalogue
 from backend.wire.frame import unpack
-from backend.wire.jobs import JobInfo, JobRequest
-from backend.wire.sinks import HeadDetail, HeadRequest, SinkBoard, SinkRequest
+from backend.wire.jobs import JobEvent, JobInfo, JobRequest
+from backend.wire.sinks import HeadDetail, HeadRequest, SinkBoard, SinkExamples, SinkRequest
 from backend.wire.text import CompletionRequest, ManifoldCurves, PathRequest, PathResponse, TextCanvasRequest, TextFrame
 
 
@@ -150,11 +151,46 @@ class Backend:
             (await self._call("POST", "/v1/sinks/head", json=request.model_dump())).content
         )
 
+    async def sink_examples(self, model: str) -> tuple[SinkExamples, bytes]:
+        """Example inputs of a model and the whole container, whose body holds their pictures."""
+        data = (await self._call("GET", "/v1/sinks/examples", params={"model": model})).content
+        return SinkExamples.model_validate(unpack(data)[0]), data
+
+    async def jobs(self) -> list[JobInfo]:
+        return [JobInfo.model_validate(job) for job in (await self._call("GET", "/v1/jobs")).json()]
+
     async def start_job(self, request: JobRequest) -> JobInfo:
         return JobInfo.model_validate_json((await self._call("POST", "/v1/jobs", json=request.model_dump())).content)
 
     async def job(self, name: str) -> JobInfo:
         return JobInfo.model_validate_json((await self._call("GET", f"/v1/jobs/{name}")).content)
+
+    async def follow(self, name: str) -> AsyncIterator[JobInfo]:
+        """A job's states until it ends; after a cut the stream goes on behind the last event that was seen."""
+        last, cuts = "", 0
+        while True:
+            try:
+                headers = {"Last-Event-ID": last} if last else {}
+                async with self._http.stream("GET", f"/v1/jobs/{name}/events", headers=headers) as response:
+                    if response.status_code >= 400:
+                        await response.aread()
+                        raise _refusal(response)
+                    async for line in response.aiter_lines():
+                        if not line.startswith("data:"):
+                            continue
+                        event = JobEvent.model_validate_json(line[5:].strip())
+                        last, cuts = str(event.id), 0
+                        yield event.job
+                        if event.job.state in ("done", "failed", "cancelled"):
+                            return
+            except httpx.TransportError as error:
+                if cuts >= 20:
+                    raise BackendDown("A job was being followed.", f"The backend stopped answering ({type(error).__name__}).",
+                                      "Look at the findings again when it is back.") from error  # fmt: skip
+            cuts += 1
+            if cuts > 20:
+                return
+            await asyncio.sleep(0.5)
 
     async def cancel_job(self, name: str) -> None:
         await self._call("DELETE", f"/v1/jobs/{name}")

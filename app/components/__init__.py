@@ -1,14 +1,27 @@
-"""The ESM pieces: frame canvas, manifold pad, film-strip, rotatable space, distribution bars, head board.
+"""The ESM pieces: frame canvas, manifold pad, film-strip, rotatable space, maps, boards and lists.
 
 Each is a dependency-free module beside its Python class. They talk to Python by messages, not by parameter changes,
 because a message skips the 50 ms that Panel waits before it reacts to a changed parameter.
 """
 
+from app.components.attention import AttentionView
+from app.components.bar import TopBar
 from app.components.bars import DistributionBars
 from app.components.board import HeadBoard
+from app.components.dial import Dial
+from app.components.examples import Examples
+from app.components.findings import FindingList
 from app.components.frames import FrameCanvas
+from app.components.map import BlockMap
 from app.components.pad import ManifoldPad
+from app.components.picks import Picks
+from app.components.search import SearchBox
+from app.components.slider import SteerSlider
 from app.components.space import SpaceView
 from app.components.strip import FilmStrip
+from app.components.turntable import Turntable
 
-__all__ = ["DistributionBars", "FilmStrip", "FrameCanvas", "HeadBoard", "ManifoldPad", "SpaceView"]
+__all__ = [
+    "AttentionView", "BlockMap", "Dial", "DistributionBars", "Examples", "FilmStrip", "FindingList", "FrameCanvas", "HeadBoard",
+    "ManifoldPad", "Picks", "SearchBox", "SpaceView", "SteerSlider", "TopBar", "Turntable",
+]  # fmt: skip

@@ -10,25 +10,27 @@ export function render({ model, el }) {
     .board button:hover { background: color-mix(in srgb, currentColor 14%, transparent); }
     .board button:focus-visible, .board button.on { box-shadow: 0 0 0 2px currentColor; }
     .board .dot { border-radius: 50%; }
-    .board .wait { font-size: 13px; opacity: .74; padding: 48px 0; text-align: center; }
+    .board.compact .grid { gap: 2px; justify-content: stretch; } .board.compact button { width: 100%; height: auto; aspect-ratio: 1; max-height: 46px; border-radius: 4px; }
+    .board .wait { font-size: 13px; padding: 32px 16px; text-align: center; border-radius: 8px; background: color-mix(in srgb, currentColor 6%, transparent); min-height: 160px; display: grid; place-items: center; grid-column: 1 / -1; }
+    .board .wait span { opacity: .76; }
   </style><div class="grid"></div>`;
   const grid = root.querySelector(".grid");
   function draw() {
     grid.replaceChildren();
-    if (!model.cells.length) { const w = document.createElement("div"); w.className = "wait"; w.textContent = model.waiting; grid.appendChild(w); return; }
-    grid.style.gridTemplateColumns = `48px repeat(${model.heads}, 34px)`;
+    if (!model.cells.length) { const w = document.createElement("div"); w.className = "wait"; w.innerHTML = "<span></span>"; w.firstChild.textContent = model.waiting; grid.style.gridTemplateColumns = "1fr"; grid.appendChild(w); return; }
+    root.classList.toggle("compact", model.compact);
+    grid.style.gridTemplateColumns = model.compact ? `repeat(${model.heads}, minmax(0, 1fr))` : `52px repeat(${model.heads}, 34px)`;
     const name = (text) => { const d = document.createElement("div"); d.className = "name"; d.textContent = text; grid.appendChild(d); };
-    name("");
-    for (let h = 0; h < model.heads; h++) name(h);
+    if (!model.compact) { name(""); for (let h = 0; h < model.heads; h++) name(h); }
     for (let l = 0; l < model.layers; l++) {
-      name(`layer ${l}`);
+      if (!model.compact) name(`layer ${l}`);
       for (let h = 0; h < model.heads; h++) {
         const c = model.cells.find((k) => k.layer === l && k.head === h);
         const b = document.createElement("button");
         b.tabIndex = 0; b.dataset.layer = l; b.dataset.head = h;
         if (c) {
-          const s = 6 + 24 * Math.sqrt(Math.max(0, Math.min(1, c.value)));
-          b.innerHTML = `<div class="dot" style="width:${s}px;height:${s}px;background:${c.colour}"></div>`;
+          const s = 16 + 74 * Math.sqrt(Math.max(0, Math.min(1, c.value)));
+          b.innerHTML = `<div class="dot" style="width:${s}%;aspect-ratio:1;background:${c.colour}"></div>`;
           b.title = c.title; b.setAttribute("aria-label", c.title);
         }
         const go = () => model.send_msg({ type: "pick", layer: l, head: h });
@@ -46,7 +48,7 @@ export function render({ model, el }) {
   function mark() {
     grid.querySelectorAll("button").forEach((b) => b.classList.toggle("on", Number(b.dataset.layer) === model.chosen[0] && Number(b.dataset.head) === model.chosen[1]));
   }
-  model.on(["cells", "layers", "heads", "waiting"], draw);
+  model.on(["cells", "layers", "heads", "waiting", "compact"], draw);
   model.on("chosen", mark);
   draw();
   return root;

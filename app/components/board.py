@@ -16,6 +16,7 @@ class HeadBoard(JSComponent):
     heads = param.Integer(default=0)
     cells = param.List(default=[])
     chosen = param.List(default=[], doc="[layer, head].")
+    compact = param.Boolean(default=False, doc="Small cells without names, for a thumbnail.")
     waiting = param.String(default="")
 
     _esm = Path(__file__).with_name("board.js")

@@ -27,7 +27,7 @@ export function render({ model, el }) {
     .frames .bar { display: flex; height: 5px; border-radius: 3px; overflow: hidden; margin-top: 12px; background: color-mix(in srgb, currentColor 8%, transparent); }
     .frames .legend { font-size: 12px; opacity: .74; margin-top: 4px; display: flex; gap: 12px; flex-wrap: wrap; font-variant-numeric: tabular-nums; }
     .frames .legend i { display: inline-block; width: 8px; height: 8px; border-radius: 2px; margin-right: 4px; }
-    .frames.stale canvas { opacity: .35; }
+    .frames.stale canvas { opacity: .35; } .frames .blank canvas { opacity: .12; }
     @media (prefers-reduced-motion: no-preference) {
       .frames .empty .box { animation: pulse 1.4s ease-in-out infinite alternate; }
       @keyframes pulse { from { opacity: 1 } to { opacity: .55 } } }
@@ -53,7 +53,8 @@ export function render({ model, el }) {
       row.appendChild(pane.figure);
       pane.chip.style.background = p.colour; pane.title.textContent = p.title; pane.note.textContent = p.note || "";
       pane.canvas.setAttribute("aria-label", `${p.title}. ${p.note || ""}`);
-      pane.wait.textContent = pane.full ? "" : model.waiting;
+      pane.figure.classList.toggle("blank", Boolean(p.empty));
+      pane.wait.textContent = p.empty || (pane.full ? "" : model.waiting);
     }
   }
   function times() {
@@ -71,6 +72,24 @@ export function render({ model, el }) {
     });
     const sum = document.createElement("span"); sum.textContent = `in all ${Math.round(total)} ms`; legend.appendChild(sum);
   }
+  // Stops of the film-strip stand in for the manifold's picture while the point moves: they are here, the exact one is not.
+  let stops = [], at = null, turn = 0;
+  async function keep() {
+    const got = model.stops && (model.stops.byteLength || model.stops.length) ? unpack(model.stops) : null, mine = ++turn;
+    if (!got) { stops = []; return; }
+    const made = await Promise.all(got[0].arms.map((a) => createImageBitmap(new Blob([got[1].slice(a.offset, a.offset + a.length)], { type: `image/${a.format}` }))));
+    if (mine === turn) stops = made;
+  }
+  const gap = (a, b) => Math.abs(((a - b + 1.5) % 1) - .5);
+  function follow(event) {
+    at = event.detail.final ? null : event.detail.t;
+    const pane = panes.get("manifold"), n = stops.length;
+    if (event.detail.final || !pane || !n || !pane.full) return;
+    const c = pane.canvas, g = c.getContext("2d"), place = event.detail.t * n, i = Math.floor(place) % n;
+    g.globalAlpha = 1; g.drawImage(stops[i], 0, 0, c.width, c.height);
+    g.globalAlpha = place - Math.floor(place); g.drawImage(stops[(i + 1) % n], 0, 0, c.width, c.height); g.globalAlpha = 1;
+    pane.tag.hidden = false; pane.figure.classList.remove("blank"); pane.wait.textContent = "";
+  }
   let latest = -1;
   async function paint() {
     if (!model.frame || !model.frame.byteLength && !model.frame.length) return;
@@ -83,19 +102,23 @@ export function render({ model, el }) {
     latest = header.seq;
     header.arms.forEach((a, i) => {
       const pane = panes.get(a.arm); if (!pane) return;
+      // While the point moves on, an exact picture of where it was would only flicker against the cached ones.
+      if (a.arm === "manifold" && at !== null && stops.length && header.steer.length && gap(header.steer[0].t, at) > .5 / stops.length) return;
       const c = pane.canvas;
       if (c.width !== a.width) { c.width = a.width; c.height = a.height; }
       c.getContext("2d").drawImage(bitmaps[i], 0, 0);
-      pane.figure.classList.remove("empty"); pane.full = true; pane.wait.textContent = ""; pane.tag.hidden = !(a.cached && header.preview);
+      pane.figure.classList.remove("empty"); pane.full = true; pane.wait.textContent = ""; pane.tag.hidden = !a.cached;
     });
     root.dataset.seq = header.seq;
-    root.dataset.digest = header.arms.map((a) => a.length).join("-");
+    root.dataset.t = header.steer.length ? header.steer[0].t : "";
     requestAnimationFrame(() => model.send_msg({ type: "painted", seq: header.seq, paint_ms: performance.now() - began }));
   }
-  model.on("frame", paint);
+  window.addEventListener("atlas:move", follow);
+  model.on("remove", () => window.removeEventListener("atlas:move", follow));
+  model.on("frame", paint); model.on("stops", keep);
   model.on(["panes", "waiting"], layout);
   model.on("timing", times);
   model.on("stale", () => { root.classList.toggle("stale", model.stale); if (model.stale) latest = -1; });
-  layout(); times(); paint();
+  layout(); times(); paint(); keep();
   return root;
 }

@@ -12,12 +12,14 @@ from panel.custom import JSComponent
 class FrameCanvas(JSComponent):
     """Paints a binary frame (``backend.wire.frame``) as it arrives, without flicker.
 
-    ``panes`` fixes which arms are shown and in which order: ``[{"arm", "title", "colour", "note"}]``. Message to
+    ``panes`` fixes which arms are shown and in which order: ``[{"arm", "title", "colour", "note", "empty"}]``; where
+    ``empty`` is not the empty text, the pane shows that instead of its last picture. Message to
     Python after the paint: ``{"type": "painted", "seq": int, "paint_ms": float}``.
     """
 
     frame = param.Bytes(default=b"", doc="The last frame; arms it lacks keep their picture.")
     panes = param.List(default=[])
+    stops = param.Bytes(default=b"", doc="The film-strip's frame: a drag cross-fades it at once, until the exact picture is there.")
     timing = param.Dict(default={}, doc="Milliseconds by stage, in order; drawn as the latency bar.")
     waiting = param.String(default="", doc="What is awaited; shown on panes without a picture.")
     stale = param.Boolean(default=False, doc="True dims the pictures: they belong to an older prompt or seed.")

@@ -13,7 +13,7 @@ export function render({ model, el }) {
   const root = document.createElement("div");
   root.className = "pad";
   root.innerHTML = `<style>
-    .pad { position: relative; width: 100%; max-width: 420px; margin: 0 auto; font-family: inherit; color: inherit; }
+    .pad { position: relative; width: 100%; max-width: 400px; margin: 0 auto; font-family: inherit; color: inherit; }
     .pad svg { width: 100%; height: auto; display: block; touch-action: none; cursor: grab; outline: none; user-select: none; }
     .pad svg:active { cursor: grabbing; }
     .pad svg:focus-visible .handle { stroke: currentColor; stroke-width: 5; }
@@ -30,6 +30,15 @@ export function render({ model, el }) {
   const place = (u, r = R) => ring()
     ? [C + r * Math.cos(TAU * u), C - r * Math.sin(TAU * u)]
     : [36 + 268 * Math.min(Math.max(u, 0), 1), C - (r - R)];
+
+  // The coordinate in people's words is known here, so that it follows the pointer without a round trip.
+  const words = (u) => {
+    if (model.unit === "°") return `${Math.round(360 * u) % 360}°`;
+    const named = model.names.length ? model.names : model.ticks;
+    if (!named.length) return u.toFixed(2);
+    const gap = (k) => (ring() ? Math.abs(((k - u + 1.5) % 1) - .5) : Math.abs(k - u));
+    return named.reduce((a, b) => (gap(b[0]) < gap(a[0]) ? b : a))[1];
+  };
 
   let handle, landed, from, big, small, layer;
   function draw() {
@@ -68,13 +77,14 @@ export function render({ model, el }) {
       node.setAttribute("visibility", "visible"); node.setAttribute("cx", a); node.setAttribute("cy", b);
     };
     show(landed, model.landed, R - 26); show(from, model.t_from, R - 26);
-    big.textContent = model.readout;
-    small.textContent = model.steered ? "● sent   ○ landed" : "drag me";
+    big.textContent = model.label ? words(t) : "";
+    small.textContent = !model.ticks.length && !model.label ? "" : model.steered || dragging ? "● sent   ○ landed" : "drag the point";
     svg.setAttribute("aria-label", model.label);
     svg.setAttribute("aria-valuenow", t.toFixed(3));
-    svg.setAttribute("aria-valuetext", model.readout);
+    svg.setAttribute("aria-valuetext", words(t));
   }
   function send(final) {
+    window.dispatchEvent(new CustomEvent("atlas:move", { detail: { t, final } }));
     if (final) { queued = null; model.send_msg({ type: "move", t, final: true }); return; }
     if (queued) return;
     // One message a painted frame is all that anyone can see.
@@ -112,7 +122,7 @@ export function render({ model, el }) {
   document.addEventListener("keydown", keys);
   model.on("remove", () => document.removeEventListener("keydown", keys));
   model.on("t", () => { if (!dragging) { t = model.t; update(); } });
-  model.on(["landed", "t_from", "readout", "steered", "label"], update);
+  model.on(["landed", "t_from", "steered", "label", "unit", "names"], update);
   model.on(["kind", "ticks", "colours"], draw);
   draw();
   return root;

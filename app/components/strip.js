@@ -11,10 +11,8 @@ export function render({ model, el }) {
     .strip button:focus-visible .pic { outline: 3px solid currentColor; outline-offset: 2px; }
     .strip .wait { font-size: 13px; opacity: .74; padding: 12px 0; grid-column: 1 / -1; }
   </style>`;
-  let urls = [];
   function draw() {
     root.querySelectorAll("button, .wait").forEach((n) => n.remove());
-    urls.forEach((u) => URL.revokeObjectURL(u)); urls = [];
     let header = null, body = null;
     const bytes = model.frame ? (model.frame instanceof Uint8Array ? model.frame : new Uint8Array(model.frame)) : new Uint8Array();
     if (bytes.length > 8) {
@@ -32,8 +30,7 @@ export function render({ model, el }) {
       if (header && header.arms[i]) {
         const a = header.arms[i];
         const url = URL.createObjectURL(new Blob([body.slice(a.offset, a.offset + a.length)], { type: `image/${a.format}` }));
-        urls.push(url);
-        const img = document.createElement("img"); img.src = url; img.alt = label; pic.appendChild(img);
+        const img = document.createElement("img"); img.onload = img.onerror = () => URL.revokeObjectURL(url); img.src = url; img.alt = label; pic.appendChild(img);
       }
       button.append(pic, label);
       const go = () => model.send_msg({ type: "pick", t });

@@ -11,13 +11,16 @@ import asyncio
 import html
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from urllib.parse import urlencode
 
 import panel as pn
 import panel_material_ui as pmui
+from panel.io import hold
 
 from app.client.backend import Backend, BackendDown, BackendError
-from app.views.theme import ACCENT, CSS, NAV_CSS
+from app.components import TopBar
+from app.views.theme import CSS, FAVICON, MUI
 from backend.wire.capabilities import Capabilities
 
 log = logging.getLogger("atlas.app")
@@ -32,12 +35,6 @@ PAGES = (
 )
 """Group, path, name."""
 
-THEME = {
-    "palette": {"primary": {"main": ACCENT}},
-    "shape": {"borderRadius": 8},
-    "typography": {"fontFamily": "Roboto, 'Helvetica Neue', Arial, sans-serif", "fontSize": 14},
-}
-
 
 class Shell:
     """One browser session's page. ``on_ready(capabilities)`` is awaited at the start and after each recovery."""
@@ -49,23 +46,27 @@ class Shell:
         self._doc = pn.state.curdoc
         self._alive, self._tasks = True, set()
         self._up: bool | None = None
-        self._trip = 0.0
-        self.nav = pn.pane.HTML(self._nav(""), stylesheets=[NAV_CSS], sizing_mode="stretch_width", margin=0)
-        self.dot = pn.pane.HTML(self._dot("starting"), margin=(0, 12), align="center")
-        self.banner = pmui.Alert(visible=False, alert_type="warning", sizing_mode="stretch_width", margin=(0, 0, 16, 0))
-        pn.state.onload(self._start)
-        pn.state.on_session_destroyed(lambda _context: self._stop())
+        dark = (pn.state.cookies or {}).get("atlas-theme") == "dark" if self._doc else False
+        self.bar = TopBar(pages=[list(p) for p in PAGES], here=here, dark=dark, on_theme=self._theme, sizing_mode="stretch_width", margin=0)
+        self.banner = pn.pane.HTML("", visible=False, stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 16, 0))
+        self.kind = ""
+        self._page: pmui.Page | None = None
+        # Outside a session (a test, the start of the server) the page is built and nobody watches.
+        if self._doc is not None:
+            pn.state.onload(self._start)
+            pn.state.on_session_destroyed(lambda _context: self._stop())
 
     # ------------------------------------------------------------------ what a page uses
 
-    def run(self, work: Awaitable) -> None:
+    def run(self, work: Coroutine) -> None:
         """Start a coroutine of this session; its errors are told, never lost."""
 
         async def guarded() -> None:
             try:
                 await work
             except BackendError as error:
-                self.show(lambda: self.tell(error))
+                told = error
+                self.show(lambda: self.tell(told))
             except asyncio.CancelledError:
                 raise
             except Exception:
@@ -78,51 +79,57 @@ class Shell:
         task.add_done_callback(self._tasks.discard)
 
     def show(self, change: Callable[[], None]) -> None:
-        """Carry out a change of the page with the document's lock, from any task."""
+        """Carry out a change of the page with the document's lock, from any task; all of it reaches the browser at once."""
         if not self._alive:
             return
+
+        def held() -> None:
+            with hold():
+                change()
+
         if self._doc is None or self._doc.session_context is None:
-            change()
+            held()
         else:
-            self._doc.add_next_tick_callback(change)
+            self._doc.add_next_tick_callback(held)
 
     def tell(self, error: BackendError) -> None:
         """Show an error as sentences; a lost backend is a state of its own."""
         if isinstance(error, BackendDown):
             self._lost()
             return
-        parts = [html.escape(part) for part in (error.asked, error.true, error.todo) if part]
-        self.banner.param.update(object=" ".join(parts), alert_type="error", visible=True)
+        self._banner("error", error.asked, error.true, error.todo)
 
     def clear(self) -> None:
-        if self.banner.visible and self.banner.alert_type == "error":
-            self.banner.visible = False
+        """Take an error away after the next success; the banner of a lost backend stays until it is back."""
+        if self.kind == "error":
+            self.kind, self.banner.visible = "", False
 
     def link(self, **query: object) -> None:
         """Keep ``query`` (seed, prompt, ...) in the navigation, so that it survives a change of page."""
-        text = "&".join(f"{k}={v}" for k, v in query.items() if v is not None)
-        self.nav.object = self._nav(f"?{text}" if text else "")
+        kept = {k: v for k, v in query.items() if v is not None}
+        self.bar.query = f"?{urlencode(kept)}" if kept else ""
 
     def page(self, *main) -> pmui.Page:
         """The whole page, served as one."""
-        share = pn.pane.HTML(
-            '<button onclick="navigator.clipboard.writeText(window.location.href);this.textContent=\'Link copied\'" '
-            'style="all:unset;cursor:pointer;font-size:13px;opacity:.85;padding:6px" tabindex="0" '
-            'aria-label="Copy the address of this view">Share</button>',
-            margin=0, align="center",
-        )  # fmt: skip
-        return pmui.Page(
-            title="Manifold Atlas",
-            meta=pmui.template.base.Meta(title=f"{self.title} · Manifold Atlas"),
-            site_url="/home",
-            header=[pn.Row(self.nav, self.dot, share, sizing_mode="stretch_width", margin=0)],
-            main=[pn.Column(self.banner, *main, sizing_mode="stretch_width", margin=(20, 24), max_width=1520)],
-            sidebar_open=False,
-            sidebar_variant="temporary",
-            theme_config={"light": THEME, "dark": THEME},
+        self._page = pmui.Page(
+            meta=pmui.template.base.Meta(title=f"{self.title} · Manifold Atlas", description="Browse, steer and verify the concepts of a network.",
+                                         icon=FAVICON),  # fmt: skip
+            header=[self.bar],
+            main=[pn.Column(self.banner, *main, sizing_mode="stretch_width", margin=(24, 32), max_width=1440, css_classes=["atlas-page"])],
+            dark_theme=self.bar.dark,
+            theme_toggle=False,
+            theme_config={"light": MUI, "dark": MUI},
             raw_css=[CSS],
             busy_indicator=None,
-        )
+            sx={
+                "& .header": {
+                    "backgroundColor": "background.paper", "backgroundImage": "none", "color": "text.primary", "boxShadow": "none",
+                    "borderBottom": "1px solid", "borderColor": "divider",
+                },
+                "& .MuiToolbar-root": {"minHeight": "48px !important", "paddingLeft": {"xs": "16px", "sm": "32px"}, "paddingRight": {"xs": "16px", "sm": "32px"}},
+            },
+        )  # fmt: skip
+        return self._page
 
     # ------------------------------------------------------------------ the watch over the backend
 
@@ -134,34 +141,44 @@ class Shell:
             began = time.perf_counter()
             try:
                 health = await self.client.health()
-                self._trip = 1000 * (time.perf_counter() - began)
-                if not self._up:
+                trip = 1000 * (time.perf_counter() - began)
+                text, state = f"{health.device} {trip:.0f} ms", health.status
+                if not self._up and state != "starting":
                     self.capabilities = await self.client.capabilities()
                     self._up = True
                     self.show(self._found)
                     if self._on_ready:
                         self.run(self._on_ready(self.capabilities))
-                text, state = f"{health.device} {self._trip:.0f} ms", health.status
-                self.show(lambda state=state, text=text: setattr(self.dot, "object", self._dot(state, text)))
+                self.show(lambda state=state, text=text: self.bar.param.update(state=state, words=text if state != "starting" else ""))
             except BackendDown:
                 if self._up is not False:
-                    self._up = False
                     self.show(self._lost)
+                self._up = False
             except BackendError as error:
-                self.show(lambda error=error: self.tell(error))
-            await asyncio.sleep(1.0 if not self._up else 3.0)
+                told = error
+                self.show(lambda told=told: self.tell(told))
+            await asyncio.sleep(3.0 if self._up else 1.0)
+
+    def _banner(self, kind: str, *sentences: str) -> None:
+        first, rest = html.escape(sentences[0]), " ".join(html.escape(s) for s in sentences[1:] if s)
+        self.kind = kind
+        self.banner.param.update(
+            object=f'<div class="atlas-banner {kind}" role="alert"><b>{first}</b> {rest}</div>', visible=True,
+        )  # fmt: skip
 
     def _lost(self) -> None:
         self._up = False
-        self.dot.object = self._dot("lost")
-        self.banner.param.update(
-            object=f"The backend at {self.client.url} does not answer. The page keeps what it shows, looks for it "
-            "every second and goes on by itself.",
-            alert_type="warning", visible=True,
-        )  # fmt: skip
+        self.bar.param.update(state="lost", words="")
+        self._banner("lost", f"The backend at {self.client.url} does not answer.",
+                     "The page keeps what it shows, looks for it every second and goes on by itself.")  # fmt: skip
 
     def _found(self) -> None:
-        self.banner.visible = False
+        self.kind, self.banner.visible = "", False
+
+    def _theme(self, dark: bool) -> None:
+        self.bar.dark = dark
+        if self._page is not None:
+            self._page.dark_theme = dark
 
     def _stop(self) -> None:
         self._alive = False
@@ -169,33 +186,31 @@ class Shell:
             task.cancel()
         asyncio.ensure_future(self.client.close())
 
-    def _nav(self, query: str) -> str:
-        items, last = [], None
-        for group, path, name in PAGES:
-            if group and group != last:
-                items.append(f'<span class="group">{group}</span>')
-            last = group
-            here = ' class="here" aria-current="page"' if path == self.here else ""
-            items.append(f'<a href="/{path}{query}"{here}>{name}</a>')
-        return f'<nav aria-label="Pages">{"".join(items)}</nav>'
 
-    @staticmethod
-    def _dot(state: str, text: str = "") -> str:
-        colour = {"ready": "#2f9e44", "starting": "#f08c00", "degraded": "#f08c00", "lost": "#e03131"}[state]
-        words = text or {"starting": "starting", "lost": "no backend"}.get(state, state)
-        return (
-            f'<span role="status" style="display:inline-flex;align-items:center;gap:6px;font-size:13px;white-space:nowrap">'
-            f'<i style="width:10px;height:10px;border-radius:5px;background:{colour};display:inline-block"></i>'
-            f"{html.escape(words)}</span>"
-        )
-
-
-def heading(text: str, note: str = "") -> pn.pane.HTML:
+def heading(text: str, note: str = "", *, level: int = 2) -> pn.pane.HTML:
     """A section's name and the one sentence that says how to read it."""
-    quiet = f'<div class="atlas-quiet">{note}</div>' if note else ""
-    return pn.pane.HTML(f'<div class="atlas-h2">{text}</div>{quiet}', stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 8, 0))
+    said = f'<div class="atlas-quiet">{note}</div>' if note else ""
+    return pn.pane.HTML(f'<h{level} class="atlas-h{level}">{text}</h{level}>{said}', stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 8, 0))
 
 
 def quiet(text: str = "", **params) -> pn.pane.HTML:
     """A quiet line of text."""
-    return pn.pane.HTML(f'<div class="atlas-quiet">{text}</div>', stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 8, 0), **params)
+    return pn.pane.HTML(f'<div class="atlas-quiet">{text}</div>' if text else "", stylesheets=[CSS], sizing_mode="stretch_width",
+                        **{"margin": 0, **params})  # fmt: skip
+
+
+def column(*parts, grow: str | None = None, gap: int = 16, **params) -> pn.Column:
+    """Things one below the other; ``grow`` is its share (CSS flex) where it is itself one of several columns."""
+    styles = {"gap": f"{gap}px", "min-width": "0", **({"flex": grow} if grow else {}), **params.pop("styles", {})}
+    return pn.Column(*parts, sizing_mode="stretch_width", margin=0, styles=styles, **params)
+
+
+def columns(*parts, gap: int = 40) -> pn.Row:
+    """Columns side by side; one below the other where they do not fit."""
+    return row(*parts, gap=gap, align="flex-start")
+
+
+def row(*parts, gap: int = 12, align: str = "center", wrap: bool = True) -> pn.Row:
+    """Things in one line."""
+    styles = {"gap": f"{gap}px", "flex-wrap": "wrap" if wrap else "nowrap", "align-items": align}
+    return pn.Row(*parts, sizing_mode="stretch_width", margin=0, styles=styles)

@@ -14,11 +14,12 @@ from panel.io import hold
 
 from app.client.backend import BackendError, Frame
 from app.client.latest import LatestWins
-from app.components import FilmStrip, FrameCanvas, ManifoldPad
-from app.pages.shell import Shell, heading, quiet
+from app.components import FilmStrip, FrameCanvas, ManifoldPad, SteerSlider
+from app.pages.address import bind
+from app.pages.shell import Shell, column, columns, heading, quiet, row
 from app.views.theme import ARMS, colour_at, palette
 from backend.wire.canvas import CanvasRequest, FilmstripRequest, ReadBack, Steer
-from backend.wire.capabilities import Capabilities, ManifoldInfo
+from backend.wire.capabilities import Capabilities, ManifoldInfo, ModelInfo
 from backend.wire.frame import unpack
 
 STOPS = 12
@@ -33,10 +34,12 @@ class State(param.Parameterized):
     manifold = param.String(default="")
     t = param.Number(default=None, allow_None=True)
     strength = param.Number(default=None, allow_None=True)
-    steps = param.Integer(default=4)
-    start = param.Number(default=0.0)
-    stop = param.Number(default=1.0)
+    steps = param.Integer(default=0, bounds=(0, 50), doc="0: as many as the model likes best.")
+    start = param.Number(default=0.0, bounds=(0.0, 1.0))
+    stop = param.Number(default=1.0, bounds=(0.0, 1.0))
     arms = param.String(default="off,manifold,chord")
+    also = param.String(default="", doc="A second manifold, and where on it.")
+    also_t = param.Number(default=0.0, bounds=(0.0, 1.0))
 
 
 class SteerImage:
@@ -44,87 +47,94 @@ class SteerImage:
 
     def __init__(self) -> None:
         self.state = State()
-        if pn.state.location:
-            pn.state.location.sync(self.state)
+        bind(self.state)
         self.shell = Shell("steer-image", title="Steer image", on_ready=self._ready)
         self.name = f"image-{uuid.uuid4().hex[:12]}"
         self.manifolds: dict[str, ManifoldInfo] = {}
+        self.models: dict[str, ModelInfo] = {}
         self.frame: Frame | None = None
         self.unsteered: ReadBack | None = None
         self._sent: dict[int, float] = {}
         self._server: dict[str, float] = {}
+        self._kept: dict[str, str] = {}
         self._strip_of: tuple | None = None
+        self._history: list[float | None] = []
+        # Nobody has said where to go: the first picture is followed by a quarter turn, so that the page shows what it does.
+        self._first = self.state.t is None
         self._loading = True
         self.latest: LatestWins[CanvasRequest, Frame] = LatestWins(self._send, deliver=self._deliver, fail=self._fail)
 
-        s = self.state
-        wide = {"sizing_mode": "stretch_width"}
+        s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
         self.prompt = pmui.AutocompleteInput(
             label="Prompt", value=s.prompt, options=list(dict.fromkeys([s.prompt, *EXAMPLES])), restrict=False,
             min_characters=0, size="small", **wide,
         )  # fmt: skip
-        self.seed = pmui.IntInput(label="Seed", value=s.seed, start=0, end=2**31 - 1, width=130, size="small")
-        self.dice = pmui.IconButton(icon="casino", description="Another seed", margin=(4, 0))
+        self.seed = pmui.IntInput(label="Seed", value=s.seed, start=0, end=2**31 - 1, width=120, size="small", margin=0)
+        self.dice = pmui.IconButton(icon="casino", description="Another seed", margin=0, size="small")
         self.choice = pmui.Select(label="Manifold", options={}, size="small", **wide)
-        self.strength = pmui.FloatSlider(label="Strength", start=0.0, end=2.0, step=0.05, value=s.strength or 1.0, size="small", **wide)
+        self.strength = SteerSlider(label="Strength", value=s.strength or 1.0, on_slide=self._stronger, **wide)
         self.window = pmui.RangeSlider(label="Share of the steps that are steered", start=0.0, end=1.0, step=0.05,
                                        value=(s.start, s.stop), size="small", **wide)  # fmt: skip
-        self.steps = pmui.RadioButtonGroup(options={"4 steps": 4, "8": 8, "16": 16}, value=s.steps, size="small")
+        self.steps = pmui.RadioButtonGroup(options={"model's own": 0, "4": 4, "8": 8, "16": 16}, value=s.steps if s.steps in (0, 4, 8, 16) else 0,
+                                           size="small", margin=0)  # fmt: skip
+        self.also = pmui.Select(label="Together with", options={"nothing else": ""}, size="small", **wide)
+        self.also_t = SteerSlider(label="Place on it", value=s.also_t, start=0.0, end=1.0, step=0.01, visible=False, on_slide=self._beside, **wide)
         self.arms = pmui.CheckBoxGroup(
-            label="Shown beside it (keys 1 to 4)", inline=True, value=[a for a in s.arms.split(",") if a in ARMS],
-            options={ARMS[a][0]: a for a in ("off", "manifold", "chord", "random")},
+            inline=True, value=[a for a in s.arms.split(",") if a in ARMS],
+            options={f"{i} {ARMS[a][0]}": a for i, a in enumerate(ARMS, 1)}, size="small", margin=0,
         )  # fmt: skip
-        self.note = quiet()
-        self.safe = quiet()
-        self.read = quiet()
+        self.note, self.safe, self.read = quiet(), quiet(), quiet()
         self.pad = ManifoldPad(on_move=self._move, on_home=self._home, on_arm=self._flip, **wide)
         self.canvas = FrameCanvas(on_painted=self._painted, waiting="Waiting for the backend …", **wide)
         self.strip = FilmStrip(on_pick=lambda t: self._move(t, True), **wide)
-        self.save_png = pmui.FileDownload(label="Picture", filename="atlas.png", callback=self._png, button_type="default", variant="outlined", size="small")
-        self.save_json = pmui.FileDownload(label="Record", filename="atlas-record.json", callback=self._json, variant="outlined", size="small")
-        self.unsteer = pmui.Button(label="Back to unsteered", icon="undo", variant="text", size="small", on_click=lambda _e: self._home())
-        self.undo = pmui.Button(label="Undo", icon="history", variant="text", size="small", disabled=True, on_click=lambda _e: self._undo())
-        self._history: list[float | None] = []
+        self.save_png = pmui.FileDownload(label="Picture", filename="atlas.png", callback=self._png, variant="outlined", size="small", margin=0)
+        self.save_json = pmui.FileDownload(label="Record", filename="atlas-record.json", callback=self._json, variant="outlined", size="small", margin=0)
+        self.unsteer = pmui.Button(label="Unsteered (Home)", variant="text", size="small", margin=0, on_click=lambda _e: self._home())
+        self.undo = pmui.Button(label="Undo", variant="text", size="small", disabled=True, margin=0, on_click=lambda _e: self._undo())
         self._panes()
 
         self.prompt.param.watch(lambda e: self._fresh(prompt=e.new or ""), "value")
-        self.seed.param.watch(lambda e: self._fresh(seed=e.new), "value")
+        self.seed.param.watch(lambda e: e.new is not None and self._fresh(seed=e.new), "value")
         self.dice.on_click(lambda _e: setattr(self.seed, "value", int(time.time_ns() // 1000 % 100_000)))
         self.steps.param.watch(lambda e: self._fresh(steps=e.new), "value")
         self.choice.param.watch(lambda e: self._choose(e.new), "value")
-        self.strength.param.watch(lambda e: self._again(strength=e.new), "value_throttled")
+        self.also.param.watch(lambda e: self._join(e.new or ""), "value")
         self.window.param.watch(lambda e: self._again(start=e.new[0], stop=e.new[1]), "value_throttled")
         self.arms.param.watch(lambda e: self._toggle(e.new), "value")
 
     # ------------------------------------------------------------------ the page
 
     def view(self) -> pmui.Page:
-        left = pn.Column(
-            pn.Row(self.prompt, self.seed, self.dice, sizing_mode="stretch_width"),
-            self.canvas,
-            self.read,
-            heading("Film-strip", "The whole manifold for this prompt and seed. Click a stop to go there."),
-            self.strip,
-            pn.Row(self.save_png, self.save_json, self.undo, self.unsteer),
-            sizing_mode="stretch_width", min_width=360, styles={"flex": "2 1 560px"},
+        more = pmui.Accordion(
+            ("Steps, window and a second manifold", column(
+                self.window, column(quiet("Sampler steps"), self.steps, gap=4), self.also, self.also_t, styles={"padding": "8px 0"},
+            )), disable_gutters=True, elevation=0, sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
-        right = pn.Column(
-            self.choice, self.note, self.pad, self.strength, self.safe, self.window,
-            pn.Row(self.steps), self.arms,
-            sizing_mode="stretch_width", min_width=320, styles={"flex": "1 1 360px"},
+        left = column(
+            row(column(self.prompt, grow="1 1 0"), self.seed, self.dice, align="flex-start", wrap=False),
+            self.canvas, self.read,
+            column(heading("Film-strip", "The whole manifold for this prompt and seed. Click a stop to go there."), self.strip, gap=0),
+            row(self.save_png, self.save_json, self.undo, self.unsteer),
+            grow="2.1 1 560px",
         )  # fmt: skip
-        return self.shell.page(
-            pn.FlexBox(left, right, gap="32px", align_items="flex-start", flex_wrap="wrap", sizing_mode="stretch_width")
-        )
+        right = column(
+            self.choice, self.note, self.pad, self.strength, self.safe,
+            column(quiet("Shown side by side (keys 1 to 5)"), self.arms, gap=0), more, grow="1 1 340px", gap=12,
+        )  # fmt: skip
+        return self.shell.page(columns(left, right))
 
     def _panes(self) -> None:
         shown = [a for a in ARMS if a in self.arms.value]
         notes = self._notes()
+        still = self.state.t is None and self.frame is not None and not self._first
         self.canvas.panes = [
-            {"arm": a, "title": ARMS[a][0], "colour": ARMS[a][1], "note": notes.get(a, "")} for a in shown
-        ]
+            {"arm": a, "title": ARMS[a][0], "colour": ARMS[a][1], "note": "" if still and a != "off" else notes.get(a, ""),
+             "empty": "Nothing is steered. Drag the point." if still and a != "off" else ""}
+            for a in shown
+        ]  # fmt: skip
 
     def _notes(self) -> dict[str, str]:
+        """Where each arm landed; an arm that the last frame lacks keeps what was said of it."""
         if not self.frame:
             return {}
         info, notes = self.info, {}
@@ -133,7 +143,7 @@ class SteerImage:
                 notes[arm.arm] = f"landed at {self._words(arm.read_back.landed)}"
                 if arm.arm != "off" and arm.read_back.error is not None:
                     notes[arm.arm] += f", {arm.read_back.error:.0f}{info.unit} off"
-        return getattr(self, "_kept", {}) | notes
+        return self._kept | notes
 
     # ------------------------------------------------------------------ what people do
 
@@ -155,12 +165,15 @@ class SteerImage:
         info = self.info
         if info is None:
             return
-        t = t % 1.0 if info.kind == "ring" else t
-        self.pad.param.update(readout=self._words(t), steered=True, t=t)
+        t = t % 1.0 if info.kind in ("ring", "torus") else t
+        self._first = False
+        self.pad.steered = True
         self.strip.t = t
         if final:
             self._history.append(self.state.t)
             self.undo.disabled = False
+            # Only here: the point follows the pointer by itself, and an echo of where it was would pull it back.
+            self.pad.t = t
             self.state.t = round(t, 4)
         self._ask(t, preview=not final)
 
@@ -170,12 +183,19 @@ class SteerImage:
         self._rest()
 
     def _rest(self) -> None:
+        self._first = False
         self.state.t = None
         landed = self.unsteered.landed if self.unsteered else None
-        self.pad.param.update(steered=False, landed=None, t=landed if landed is not None else self.pad.t,
-                              readout=self._words(landed) if landed is not None else "")  # fmt: skip
+        self.pad.param.update(steered=False, landed=None, t=landed if landed is not None else self.pad.t)
         self.strip.t = None
         self._ask(None, preview=False)
+
+    def _go(self, t: float) -> None:
+        """Put the point somewhere without a pointer."""
+        self.state.t = round(t, 4)
+        self.pad.param.update(t=t, steered=True)
+        self.strip.t = t
+        self._ask(t, preview=False)
 
     def _undo(self) -> None:
         if not self._history:
@@ -185,10 +205,7 @@ class SteerImage:
         if t is None:
             self._rest()
         else:
-            self.state.t = t
-            self.pad.param.update(t=t, readout=self._words(t), steered=True)
-            self.strip.t = t
-            self._ask(t, preview=False)
+            self._go(t)
 
     def _fresh(self, **changes) -> None:
         """Another prompt, seed or step count: everything on the page belongs to the old one."""
@@ -196,7 +213,7 @@ class SteerImage:
             return
         self.state.param.update(**changes)
         self.shell.link(prompt=self.state.prompt, seed=self.state.seed)
-        self.canvas.stale = True
+        self.canvas.param.update(stale=True, stops=b"")
         self.unsteered, self._kept = None, {}
         self._ask(self.state.t, preview=False)
 
@@ -204,11 +221,36 @@ class SteerImage:
         if self._loading:
             return
         self.state.param.update(**changes)
-        self._safe_note()
         self._ask(self.state.t, preview=False)
 
+    def _stronger(self, strength: float, final: bool) -> None:
+        self.state.strength = round(strength, 3)
+        if final:
+            self.strength.value = strength
+        self._safe_note()
+        if self.state.t is not None:
+            self._ask(self.state.t, preview=not final)
+
+    def _join(self, name: str) -> None:
+        """Steer along a second manifold as well."""
+        info = self.manifolds.get(name)
+        self.also_t.visible = info is not None
+        if info is not None:
+            self.also_t.param.update(
+                label=info.title, colours=palette(info.kind)[::6], unit=info.unit, cyclic=info.kind == "ring",
+                ticks=[] if info.unit == "°" else [[k.t, k.label] for k in info.ticks],
+            )  # fmt: skip
+        self._again(also=name)
+
+    def _beside(self, t: float, final: bool) -> None:
+        self.state.also_t = round(t, 4)
+        if final:
+            self.also_t.value = t
+        if self.state.t is not None:
+            self._ask(self.state.t, preview=not final)
+
     def _flip(self, number: int) -> None:
-        """Keys 1 to 4 show and hide an arm."""
+        """Keys 1 to 5 show and hide an arm."""
         arms = list(self.arms.options.values())
         if number <= len(arms):
             arm, shown = arms[number - 1], list(self.arms.value)
@@ -224,25 +266,35 @@ class SteerImage:
         info = self.manifolds.get(name or "")
         if info is None:
             return
-        first = self.state.manifold != name
+        changed = self.state.manifold != info.name
         self.state.manifold = info.name
-        if first and not self._loading:
+        if changed and not self._loading:
             self.state.t = None
-        self._kept = {}
-        self.note.object = f'<div class="atlas-quiet">{info.description}</div>'
-        self.pad.param.update(
-            kind="ring" if info.kind in ("ring", "torus") else "line", colours=palette(info.kind), label=info.title,
-            ticks=[[k.t, k.label] for k in info.ticks], landed=None,
-            steered=self.state.t is not None, readout=self._words(self.state.t) if self.state.t is not None else "",
-        )  # fmt: skip
-        if self.state.t is not None:
-            self.pad.t = self.state.t
-        self.strip.stops = [
-            [i / STOPS, self._words(i / STOPS), colour_at(i / STOPS, info.kind)] for i in range(STOPS)
-        ]
-        if self._loading is False and first:
+            self._first = True
             self.strength.value = info.strength_default
             self.state.strength = info.strength_default
+        self._kept = {}
+        self.unsteered = None
+        found = "Found without labels by a featurizer." if info.origin == "blocks" else ""
+        self.note.object = f'<div class="atlas-quiet">{info.description} {found}</div>'
+        many = len(info.ticks) > 14
+        self.pad.param.update(
+            kind="ring" if info.kind in ("ring", "torus") else "line", colours=palette(info.kind), label=info.title, unit=info.unit,
+            ticks=[[k.t, k.label] for i, k in enumerate(info.ticks) if not many or i % 10 == 0], names=[[k.t, k.label] for k in info.ticks],
+            landed=None, t_from=None, steered=self.state.t is not None, **({"t": self.state.t} if self.state.t is not None else {}),
+        )  # fmt: skip
+        self.strength.param.update(safe=info.strength_safe, end=max(2.0, 1.25 * info.strength_safe))
+        self.strip.param.update(
+            stops=[[i / STOPS, self._words(i / STOPS), colour_at(i / STOPS, info.kind)] for i in range(STOPS)], t=self.state.t,
+        )  # fmt: skip
+        self.canvas.stops = b""
+        others = {m.title: m.name for m in self.manifolds.values() if m.name != info.name and m.model == info.model}
+        before, self._loading = self._loading, True
+        self.also.options = {"nothing else": ""} | others
+        if self.state.also not in others.values():
+            self.state.also = ""
+        self.also.value = self.state.also
+        self._loading = before
         self._safe_note()
         self._ask(self.state.t, preview=False)
 
@@ -250,7 +302,7 @@ class SteerImage:
         info = self.info
         if info is None:
             return
-        beyond = (self.state.strength or 1.0) > info.strength_safe
+        beyond = self._strength > info.strength_safe
         text = (
             f"<b>Beyond {info.strength_safe:.2g}</b> pictures leave the model's own range."
             if beyond else f"Safe up to {info.strength_safe:.2g}: there, steered pictures stay in the model's own range."
@@ -261,15 +313,18 @@ class SteerImage:
 
     async def _ready(self, caps: Capabilities) -> None:
         image = [m for m in caps.models if m.kind == "image"]
+        self.models = {m.name: m for m in image}
         self.manifolds = {m.name: m for m in caps.manifolds if any(m.model == i.name for i in image)}
 
         def fill() -> None:
             with hold():
                 self._loading = True
                 if not image:
+                    self.pad.label = ""
                     self.canvas.waiting = "No image model is installed. Make one with: manifold-atlas train tabletop-sdxl"
                     return
                 self.canvas.waiting = "Denoising …"
+                self.prompt.options = list(dict.fromkeys([self.state.prompt, *EXAMPLES, *(p for m in image for p in m.prompts)]))
                 self.choice.options = {m.title: m.name for m in self.manifolds.values()}
                 if not self.manifolds:
                     self.note.object = '<div class="atlas-quiet">No manifold is fitted for this model yet. Run: manifold-atlas study light-ring</div>'
@@ -294,14 +349,29 @@ class SteerImage:
             arms = ["off"]
         else:
             t_from = self.unsteered.landed if self.unsteered else None
-            steer = [Steer(manifold=info.name, t=t, t_from=t_from, strength=s.strength or 1.0, window=(s.start, s.stop))]
+            steer = [Steer(manifold=info.name, t=t, t_from=t_from, strength=self._strength, window=(s.start, s.stop)), *self._second()]
             if preview and self.unsteered is not None:
                 # The unsteered picture cannot change during a drag.
                 arms = [a for a in arms if a != "off"] or ["off"]
         if self.unsteered is None and "off" not in arms:
             arms = ["off", *arms]
-        return CanvasRequest(seq=0, prompt=s.prompt, seed=s.seed, steps=s.steps, steer=steer, arms=arms, preview=preview,
-                             format="webp" if preview else "png", model=info.model if info else "tabletop-sdxl")  # fmt: skip
+        return CanvasRequest(seq=0, **self._common(), steer=steer, arms=arms, preview=preview, format="webp" if preview else "png")
+
+    @property
+    def _strength(self) -> float:
+        return 1.0 if self.state.strength is None else self.state.strength
+
+    def _second(self) -> list[Steer]:
+        s = self.state
+        return [Steer(manifold=s.also, t=s.also_t, window=(s.start, s.stop))] if s.also in self.manifolds else []
+
+    def _common(self) -> dict:
+        """What the pictures of the page share: model, prompt, seed, steps and guidance."""
+        s, info = self.state, self.info
+        model = self.models.get(info.model) if info else next(iter(self.models.values()), None)
+        if model is None:
+            return {"prompt": s.prompt, "seed": s.seed}
+        return {"model": model.name, "prompt": s.prompt, "seed": s.seed, "steps": s.steps or model.default_steps, "guidance": model.default_guidance}
 
     def _ask(self, t: float | None, *, preview: bool) -> None:
         try:
@@ -338,16 +408,22 @@ class SteerImage:
                 if self.unsteered and self.unsteered.landed is not None:
                     self.pad.t_from = self.unsteered.landed
                     if self.state.t is None and not header.steer:
-                        self.pad.param.update(t=self.unsteered.landed, readout=self._words(self.unsteered.landed))
+                        self.pad.t = self.unsteered.landed
                 if main and main.read_back and header.steer:
                     self.pad.landed = main.read_back.landed
                 self._kept = self._notes()
-                self._panes()
                 if main and main.read_back and header.steer and info:
                     self.read.object = self._read_line(header.steer[0], main.read_back, info)
                 elif not header.steer:
-                    self.read.object = '<div class="atlas-quiet">Nothing is steered. Drag the point on the right.</div>'
-            key = (self.state.prompt, self.state.seed, self.state.steps, self.state.manifold, self.state.strength, self.state.start, self.state.stop)
+                    self.read.object = '<div class="atlas-quiet">Nothing is steered. Drag the point, or move it with the arrow keys.</div>'
+            if self._first and info and current and not header.steer:
+                self._first = False
+                start = self.unsteered.landed if self.unsteered and self.unsteered.landed is not None else 0.0
+                self._go((start + 0.25) % 1.0 if info.kind in ("ring", "torus") else 1.0 if start < 0.5 else 0.0)
+                return
+            self._panes()
+            s = self.state
+            key = (s.prompt, s.seed, s.steps, s.manifold, s.strength, s.start, s.stop, s.also, s.also_t)
             if not header.preview and info and key != self._strip_of:
                 self._strip_of = key
                 self.shell.run(self._film(key))
@@ -380,14 +456,30 @@ class SteerImage:
         info, s = self.info, self.state
         if info is None:
             return
-        self.shell.show(lambda: self.strip.param.update(frame=b"", waiting="Rendering the stops of this manifold …"))
+        
+        def clear() -> None:
+            self.strip.param.update(frame=b"", waiting="Rendering the stops of this manifold …")
+            self.canvas.stops = b""
+
+        self.shell.show(clear)
         request = FilmstripRequest(
-            prompt=s.prompt, seed=s.seed, steps=s.steps, stops=STOPS, format="webp", model=info.model,
-            steer=[Steer(manifold=info.name, t=0.0, strength=s.strength or 1.0, window=(s.start, s.stop))],
+            **self._common(), stops=STOPS, format="webp",
+            steer=[Steer(manifold=info.name, t=0.0, strength=self._strength, window=(s.start, s.stop)), *self._second()],
         )  # fmt: skip
-        frame = await self.shell.client.filmstrip(request)
+        try:
+            frame = await self.shell.client.filmstrip(request)
+        except BackendError:
+            if key == self._strip_of:
+                self._strip_of = None
+            self.shell.show(lambda: setattr(self.strip, "waiting", "The stops could not be rendered; the next release asks again."))
+            raise
         if key == self._strip_of:
-            self.shell.show(lambda: self.strip.param.update(frame=frame.data, waiting=""))
+
+            def draw() -> None:
+                self.strip.param.update(frame=frame.data, waiting="")
+                self.canvas.stops = frame.data
+
+            self.shell.show(draw)
 
     # ------------------------------------------------------------------ export
 

@@ -15,13 +15,20 @@ from panel.io import hold
 
 from app.client.backend import BackendError
 from app.client.latest import LatestWins
-from app.components import DistributionBars, ManifoldPad, SpaceView
-from app.pages.shell import Shell, heading, quiet
-from app.views.paths import path_figure
-from app.views.theme import ARMS, colour_at, palette
+from app.components import DistributionBars, ManifoldPad, SpaceView, SteerSlider
+from app.pages.address import bind
+from app.pages.shell import Shell, column, columns, heading, quiet
+from app.views.paths import path_panels
+from app.views.theme import ARMS, CSS, colour_at, palette
 from backend.wire.capabilities import Capabilities, ManifoldInfo
 from backend.wire.text import (
-    CompletionRequest, ManifoldCurves, PathRequest, PathResponse, TextCanvasRequest, TextFrame, TextSteer,
+    CompletionRequest,
+    ManifoldCurves,
+    PathRequest,
+    PathResponse,
+    TextCanvasRequest,
+    TextFrame,
+    TextSteer,
 )  # fmt: skip
 
 
@@ -32,7 +39,6 @@ class State(param.Parameterized):
     manifold = param.String(default="")
     t = param.Number(default=None, allow_None=True)
     strength = param.Number(default=1.0)
-    seed = param.Integer(default=7)
 
 
 class SteerText:
@@ -40,8 +46,7 @@ class SteerText:
 
     def __init__(self) -> None:
         self.state = State()
-        if pn.state.location:
-            pn.state.location.sync(self.state)
+        bind(self.state)
         self.shell = Shell("steer-text", title="Steer text", on_ready=self._ready)
         self.name = f"text-{uuid.uuid4().hex[:12]}"
         self.manifolds: dict[str, ManifoldInfo] = {}
@@ -51,55 +56,52 @@ class SteerText:
         self._sent: dict[int, float] = {}
         self.latest: LatestWins[TextCanvasRequest, TextFrame] = LatestWins(self._send, deliver=self._deliver, fail=self._fail)
 
-        s, wide = self.state, {"sizing_mode": "stretch_width"}
+        # Nobody has said where to go: the page shows what it does by moving once.
+        self._first = self.state.t is None
+        s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
         self.prompt = pmui.TextAreaInput(label="Prompt", value=s.prompt, rows=2, max_length=2000, size="small", **wide)
         self.examples = pmui.Select(label="Example prompts", options=[], size="small", **wide)
         self.choice = pmui.Select(label="Manifold", options={}, size="small", **wide)
-        self.strength = pmui.FloatSlider(label="Strength", start=0.0, end=2.0, step=0.05, value=s.strength, size="small", **wide)
+        self.strength = SteerSlider(label="Strength", value=s.strength, on_slide=self._stronger, **wide)
         self.note, self.read, self.timing = quiet(), quiet(), quiet()
         self.pad = ManifoldPad(on_move=self._move, on_home=self._home, **wide)
         self.bars = DistributionBars(waiting="Waiting for the backend …", **wide)
         self.inside = SpaceView(caption="Activation space with the activation manifold", height_px=280, **wide)
         self.outside = SpaceView(caption="Behaviour space with the behaviour manifold", height_px=280, **wide)
-        self.path = pn.pane.Bokeh(height=250, **wide)
+        self.path = pn.pane.HTML("", stylesheets=[CSS], **wide)
         self.stories = {a: quiet() for a in ("off", "manifold", "chord")}
 
         self.prompt.param.watch(lambda e: self._fresh(e.new), "value")
         self.examples.param.watch(lambda e: e.new and setattr(self.prompt, "value", e.new), "value")
         self.choice.param.watch(lambda e: self._choose(e.new), "value")
-        self.strength.param.watch(lambda e: self._again(e.new), "value_throttled")
 
     def view(self) -> pmui.Page:
-        spaces = pn.FlexBox(
-            pn.Column(heading("Activations", "Residuals at the site on three principal axes; the curve is the manifold. Drag to turn."),
-                      self.inside, sizing_mode="stretch_width", min_width=260, styles={"flex": "1 1 300px"}),
-            pn.Column(heading("Behaviour", "Square roots of the answer probabilities; one cursor an arm in both spaces."),
-                      self.outside, sizing_mode="stretch_width", min_width=260, styles={"flex": "1 1 300px"}),
-            gap="24px", sizing_mode="stretch_width",
+        spaces = columns(
+            column(heading("Activations", "Residuals at the site on three principal axes; the curve is the manifold. Drag to turn."),
+                   self.inside, grow="1 1 280px", gap=0),
+            column(heading("Behaviour", "Square roots of the answer probabilities; one cursor an arm in both spaces."),
+                   self.outside, grow="1 1 280px", gap=0),
+            gap=32,
         )  # fmt: skip
-        told = pn.FlexBox(
+        told = columns(
             *[
-                pn.Column(
-                    pn.pane.HTML(f'<div class="atlas-h2"><span style="color:{ARMS[a][1]}">●</span> {ARMS[a][0]}</div>', margin=0),
-                    self.stories[a], sizing_mode="stretch_width", min_width=200, styles={"flex": "1 1 220px"},
+                column(
+                    pn.pane.HTML(f'<div style="font-size:13px;font-weight:700"><i style="display:inline-block;width:9px;height:9px;border-radius:50%;'
+                                 f'background:{ARMS[a][1]};margin-right:6px"></i>{ARMS[a][0]}</div>', margin=0),
+                    story, grow="1 1 200px", gap=4,
                 )
-                for a in self.stories
+                for a, story in self.stories.items()
             ],
-            gap="24px", sizing_mode="stretch_width",
+            gap=24,
         )  # fmt: skip
-        left = pn.Column(
+        left = column(
             self.prompt, self.bars, self.read, spaces,
-            heading("Along the way", "Probability of each class on the way from the unsteered place to the point, for each arm."),
-            self.path, heading("Continuations", "Greedy continuation of the prompt, streamed when the point is released."), told,
-            sizing_mode="stretch_width", min_width=360, styles={"flex": "2 1 620px"},
+            column(heading("Along the way", "Probability of each class from the unsteered place to the point, for each arm."), self.path, gap=0),
+            column(heading("Continuations", "Greedy continuation of the prompt, written when the point is released."), told, gap=0),
+            self.timing, grow="2.1 1 560px", gap=24,
         )  # fmt: skip
-        right = pn.Column(
-            self.choice, self.note, self.pad, self.strength, self.examples, self.timing,
-            sizing_mode="stretch_width", min_width=320, styles={"flex": "1 1 360px"},
-        )  # fmt: skip
-        return self.shell.page(
-            pn.FlexBox(left, right, gap="32px", align_items="flex-start", flex_wrap="wrap", sizing_mode="stretch_width")
-        )
+        right = column(self.choice, self.note, self.pad, self.strength, self.examples, grow="1 1 340px", gap=12)
+        return self.shell.page(columns(left, right))
 
     # ------------------------------------------------------------------ what people do
 
@@ -119,14 +121,18 @@ class SteerText:
         if self.info is None:
             return
         t = t % 1.0 if self.info.kind == "ring" else t
-        self.pad.param.update(readout=self._words(t), steered=True, t=t)
+        self._first = False
+        self.pad.steered = True
         if final:
+            self.pad.t = t
             self.state.t = round(t, 4)
         self._ask(t, final=final)
 
     def _home(self) -> None:
+        self._first = False
         self.state.t = None
-        self.pad.param.update(steered=False, landed=None)
+        start = self._start()
+        self.pad.param.update(steered=False, landed=None, t=start if start is not None else self.pad.t)
         self._ask(None, final=True)
 
     def _fresh(self, prompt: str) -> None:
@@ -136,11 +142,12 @@ class SteerText:
         self.frame = None
         self._ask(self.state.t, final=True)
 
-    def _again(self, strength: float) -> None:
-        if self._loading:
-            return
-        self.state.strength = strength
-        self._ask(self.state.t, final=True)
+    def _stronger(self, strength: float, final: bool) -> None:
+        self.state.strength = round(strength, 3)
+        if final:
+            self.strength.value = strength
+        if self.state.t is not None:
+            self._ask(self.state.t, final=final)
 
     def _choose(self, name: str | None) -> None:
         info = self.manifolds.get(name or "")
@@ -149,21 +156,22 @@ class SteerText:
         changed = self.state.manifold != info.name
         self.state.manifold = info.name
         if changed and not self._loading:
-            self.state.t = None
-        self.curves = None
+            self.state.t, self._first = None, True
+        self.curves, self.frame = None, None
         with hold():
             self.note.object = f'<div class="atlas-quiet">{info.description}</div>'
-            self.examples.options = ["", *info.prompts]
+            self.examples.options = {"choose one": ""} | {p.replace("\n", " "): p for p in info.prompts}
+            self.strength.param.update(safe=info.strength_safe, end=max(2.0, 1.25 * info.strength_safe))
             if info.prompts and (not self.state.prompt or (changed and not self._loading)):
                 self._loading, before = True, self._loading
                 self.state.prompt = self.prompt.value = info.prompts[0]
                 self._loading = before
             many = len(info.ticks) > 26
             self.pad.param.update(
-                kind="ring" if info.kind == "ring" else "line", colours=palette(info.kind), label=info.title,
+                kind="ring" if info.kind == "ring" else "line", colours=palette(info.kind), label=info.title, unit=info.unit,
                 ticks=[[k.t, k.label.strip()] for i, k in enumerate(info.ticks) if not many or i % 10 == 0],
-                steered=self.state.t is not None, landed=None, t=self.state.t if self.state.t is not None else self.pad.t,
-                readout=self._words(self.state.t) if self.state.t is not None else "",
+                names=[[k.t, k.label.strip()] for k in info.ticks],
+                steered=self.state.t is not None, landed=None, t_from=None, t=self.state.t if self.state.t is not None else self.pad.t,
             )  # fmt: skip
             self.bars.param.update(labels=[k.label for k in info.ticks], colours=[colour_at(k.t, info.kind) for k in info.ticks])
         self.shell.run(self._draw_curves(info))
@@ -178,6 +186,7 @@ class SteerText:
         def fill() -> None:
             self._loading = True
             if not text:
+                self.pad.label = ""
                 self.bars.waiting = "No language model is installed. Make one with: manifold-atlas train calendar-llama"
                 return
             if not self.manifolds:
@@ -270,7 +279,7 @@ class SteerText:
                 if off and off.landed is not None:
                     self.pad.t_from = off.landed
                     if steered is None and self.state.t is None:
-                        self.pad.param.update(t=off.landed, readout=self._words(off.landed))
+                        self.pad.t = off.landed
                 self.pad.landed = steered.landed if steered else None
                 self._cursors()
                 if steered and steered.landed is not None:
@@ -280,12 +289,21 @@ class SteerText:
                         "gives by itself.</div>"
                     )
                 else:
-                    self.read.object = '<div class="atlas-quiet">Nothing is steered. Drag the point on the right.</div>'
+                    self.read.object = '<div class="atlas-quiet">Nothing is steered. Drag the point, or move it with the arrow keys.</div>'
                 whole = f" · round trip {1000 * (time.perf_counter() - began):.0f} ms" if began else ""
                 self.timing.object = (
                     '<div class="atlas-quiet">'
                     + " · ".join(f"{k} {v:.1f} ms" for k, v in frame.timing_ms.items()) + whole + "</div>"
                 )  # fmt: skip
+
+                if self._first and off and off.landed is not None:
+                    self._first = False
+                    # Two classes on: far enough that the straight chord leaves the ring.
+                    step = 2 / max(len(frame.labels), 3)
+                    t = (off.landed + step) % 1.0 if info.kind == "ring" else min(1.0, off.landed + 0.3) if off.landed < 0.6 else off.landed - 0.3
+                    self.state.t = round(t, 4)
+                    self.pad.param.update(t=t, steered=True)
+                    self._ask(t, final=True)
 
         self.shell.show(draw)
 
@@ -320,8 +338,7 @@ class SteerText:
                 self.shell.show(lambda: self._draw_path(found, info))
 
     def _draw_path(self, found: PathResponse, info: ManifoldInfo) -> None:
-        dark = pn.config.theme == "dark"
-        self.path.object = path_figure(found, [colour_at(k.t, info.kind) for k in info.ticks], dark=dark)
+        self.path.object = path_panels(found, [colour_at(k.t, info.kind) for k in info.ticks])
 
     async def _story(self, arm: str, steer: TextSteer | None, turn: int) -> None:
         info = self.info

@@ -1,0 +1,34 @@
+"""The bar on top of every page: name, places to go, state of the backend, share and light or dark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import param
+from panel.custom import JSComponent
+
+
+class TopBar(JSComponent):
+    """Navigation that keeps the query of the view, and one dot for the backend with its last round trip.
+
+    Message to Python: ``{"type": "theme", "dark": bool}`` once where nothing is remembered and the browser asks for
+    dark, and on each click of the switch.
+    """
+
+    pages = param.List(default=[], doc="[group, path, name] of each page.")
+    here = param.String(default="")
+    query = param.String(default="", doc="What links to other pages keep, with its question mark.")
+    state = param.Selector(default="starting", objects=["starting", "ready", "degraded", "lost"])
+    words = param.String(default="", doc="Device and last round trip.")
+    dark = param.Boolean(default=False)
+
+    _esm = Path(__file__).with_name("bar.js")
+
+    def __init__(self, *, on_theme: Callable[[bool], None] | None = None, **params) -> None:
+        super().__init__(**params)
+        self._on_theme = on_theme
+
+    def _handle_msg(self, data: dict) -> None:
+        if data.get("type") == "theme" and self._on_theme:
+            self._on_theme(bool(data["dark"]))

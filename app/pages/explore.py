@@ -1,0 +1,271 @@
+"""Explore: the map of a featurizer's blocks, and one block beside it: cloud, spectrum, tuning, examples, neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from urllib.parse import quote
+
+import numpy as np
+import panel as pn
+import panel_material_ui as pmui
+import param
+
+from app.components import BlockMap, Examples, Picks, SearchBox, SpaceView
+from app.pages.address import bind
+from app.pages.shell import Shell, column, columns, heading, quiet, row
+from app.views import blocks as views
+from app.views.theme import CSS, palette, skeleton
+from backend.wire.blocks import BlockDetail, BlockSummary
+from backend.wire.capabilities import Capabilities, FeaturizerInfo
+
+LANES = 8
+ANY = {"any topology": ""}
+
+
+class State(param.Parameterized):
+    """What the URL holds."""
+
+    featurizer = param.String(default="")
+    block = param.Integer(default=-1)
+    query = param.String(default="")
+    topology = param.String(default="")
+    factor = param.String(default="")
+    rank = param.Number(default=1.0)
+    colour = param.String(default="")
+
+
+class Explore:
+    """The page. ``view()`` is what is served."""
+
+    def __init__(self) -> None:
+        self.state = State()
+        bind(self.state)
+        self.shell = Shell("explore", title="Blocks", on_ready=self._ready)
+        self.featurizers: dict[str, FeaturizerInfo] = {}
+        self.blocks: list[BlockSummary] = []
+        self.factors: list[str] = []
+        self.detail: BlockDetail | None = None
+        self._columns: dict[str, np.ndarray] = {}
+        self._turn, self._loading = 0, True
+
+        s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
+        self.choice = pmui.Select(label="Featurizer", options={}, size="small", **wide)
+        self.search = SearchBox(placeholder="Search blocks", value=s.query, on_search=lambda w: self._filter(query=w), **wide)
+        self.topology = pmui.Select(label="Topology", options=ANY, size="small", **wide)
+        self.factor = pmui.Select(label="Explains (R² ≥ 0.25)", options={"any factor": ""}, size="small", **wide)
+        self.rank = pmui.FloatSlider(label="Stable rank at least", start=1.0, end=4.0, step=0.1, value=s.rank, size="small", **wide)
+        self.firing = pmui.RangeSlider(label="Fires on, log₁₀ of the share", start=-5.0, end=0.0, step=0.25, value=(-5.0, 0.0), size="small", **wide)
+        self.map = BlockMap(waiting="Waiting for the backend …", on_pick=self._at, height_px=400, **wide)
+        self.list = Picks(waiting="Waiting for the backend …", on_pick=self._open, height_px=260, **wide)
+
+        self.title = pn.pane.HTML(skeleton("Choose a block on the map or in the list.", height=320), stylesheets=[CSS], **wide)
+        self.cloud = SpaceView(caption="The block's codes on their principal axes", height_px=300, axes=["1", "2", "3"], **wide)
+        self.colour = pmui.Select(label="Cloud coloured by", options=[], size="small", **wide)
+        self.spectrum = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.tuning = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.explains = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.examples = Examples(lanes=LANES, waiting="Loading examples …", **wide)
+        self.heat = pmui.Switch(label="Where it fires", value=True, size="small", margin=0)
+        self.neighbours = Picks(waiting="No block fires together with it.", on_pick=self._open, height_px=150, **wide)
+        self.body = column(visible=False, gap=24)
+
+        self.choice.param.watch(lambda e: self._choose(e.new), "value")
+        self.topology.param.watch(lambda e: self._filter(topology=e.new or ""), "value")
+        self.factor.param.watch(lambda e: self._filter(factor=e.new or ""), "value")
+        self.rank.param.watch(lambda e: self._filter(rank=e.new), "value_throttled")
+        self.firing.param.watch(lambda e: self._filter(), "value_throttled")
+        self.colour.param.watch(lambda e: self._paint(e.new), "value")
+        self.heat.param.watch(lambda e: setattr(self.examples, "heat", e.new), "value")
+        self.examples.heat = True
+
+    def view(self) -> pmui.Page:
+        left = column(
+            row(column(self.choice, grow="3 1 220px"), column(self.search, grow="3 1 220px")),
+            self.map,
+            row(column(self.topology, grow="1 1 130px"), column(self.factor, grow="1 1 150px"), column(self.rank, grow="1 1 130px"),
+                column(self.firing, grow="1 1 160px"), gap=16, align="flex-end"),
+            self.list, grow="1 1 460px",
+        )  # fmt: skip
+        self.body.objects = [
+            columns(
+                column(heading("Codes", "Where it fires, on the block's own axes. Drag to turn, click and use the wheel to zoom."),
+                       self.cloud, self.colour, grow="3 1 260px"),
+                column(heading("Explains", "Held-out R² of each known factor."), self.explains,
+                       heading("Spectrum", "Share of the code's variance on each axis."), self.spectrum, grow="2 1 220px"),
+                gap=32,
+            ),
+            column(
+                row(column(heading("Examples along the coordinate", "From the strongest down to the 10th percentile: the strongest alone would flatter it."),
+                           grow="1 1 240px"), self.heat),
+                self.examples, gap=8,
+            ),
+            columns(
+                column(heading("Tuning", "How strongly it fires around each cyclic factor; the radius is the mean code."), self.tuning, grow="3 1 260px"),
+                column(heading("Neighbours", "Blocks that are active with it."), self.neighbours, grow="2 1 200px"),
+                gap=32,
+            ),
+        ]  # fmt: skip
+        right = column(self.title, self.body, grow="1.15 1 500px", gap=24)
+        return self.shell.page(columns(left, right))
+
+    # ------------------------------------------------------------------ what people do
+
+    def _choose(self, name: str | None) -> None:
+        if self._loading or not name or name == self.state.featurizer:
+            return
+        self.state.param.update(featurizer=name, block=-1, factor="", colour="")
+        self.shell.run(self._load(name))
+
+    def _wanted(self) -> views.Filter:
+        s = self.state
+        lo, hi = self.firing.value
+        return views.Filter(words=s.query, topology=s.topology, factor=s.factor, least_rank=s.rank,
+                            firing=(0.0 if lo <= -5 else 10**lo, 1.0 if hi >= 0 else 10**hi))  # fmt: skip
+
+    def _filter(self, **changes) -> None:
+        if self._loading:
+            return
+        self.state.param.update(**changes)
+        self._show_shown()
+
+    def _show_shown(self) -> None:
+        wanted = self._wanted()
+        shown = [views.passes(b, wanted) for b in self.blocks]
+        found = [b for b, yes in zip(self.blocks, shown) if yes]
+        self.map.shown = np.array(shown, np.uint8).tobytes()
+        self.search.found = f"{len(found)} of {len(self.blocks)}"
+        self.list.param.update(rows=views.rows(found, self.state.factor), chosen=self.state.block,
+                               waiting="No block passes. Empty the search or widen the filters.")  # fmt: skip
+
+    def _at(self, position: int) -> None:
+        if 0 <= position < len(self.blocks):
+            self._open(self.blocks[position].index)
+
+    def _open(self, index: int) -> None:
+        self.state.block = index
+        place = {b.index: i for i, b in enumerate(self.blocks)}
+        self.map.param.update(chosen=place.get(index, -1), near=[])
+        self.list.chosen = index
+        self._turn += 1
+        self.shell.run(self._block(self.state.featurizer, index, self._turn))
+
+    # ------------------------------------------------------------------ the backend
+
+    async def _ready(self, caps: Capabilities) -> None:
+        self.featurizers = {f.name: f for f in caps.featurizers}
+        name = self.state.featurizer if self.state.featurizer in self.featurizers else next(iter(self.featurizers), "")
+
+        def fill() -> None:
+            self._loading = True
+            self.choice.options = {f.title: f.name for f in self.featurizers.values()}
+            self.choice.value = name or None
+            if not name:
+                told = "No featurizer is installed. Train one with: manifold-atlas train --list"
+                self.map.waiting = self.list.waiting = told
+                self.title.object = skeleton(told, height=320)
+            self._loading = False
+
+        self.shell.show(fill)
+        if name:
+            await self._load(name)
+
+    async def _load(self, name: str) -> None:
+        self.shell.show(lambda: self.map.param.update(xy=b"", labels=[], waiting=f"Loading the blocks of {name} …"))
+        found = await self.shell.client.blocks(name)
+
+        def draw() -> None:
+            self._loading = True
+            self.blocks, self.factors = found.blocks, found.factors
+            s = self.state
+            s.featurizer = name
+            kinds = [k for k in views.TOPOLOGY if any(b.topology == k for b in found.blocks)]
+            self.topology.options = ANY | {k: k for k in kinds}
+            s.topology = s.topology if s.topology in kinds else ""
+            self.topology.value = s.topology
+            self.factor.options = {"any factor": ""} | {f.replace("_", " "): f for f in found.factors}
+            s.factor = s.factor if s.factor in found.factors else ""
+            self.factor.value = s.factor
+            self.rank.end = max(2.0, math.ceil(max((b.stable_rank for b in found.blocks), default=2.0)))
+            self._loading = False
+            self.map.param.update(**views.map_data(found.blocks), chosen=-1, near=[],
+                                  waiting="" if found.blocks else "This featurizer has no living block.")  # fmt: skip
+            self._show_shown()
+            known = {b.index for b in found.blocks}
+            start = s.block if s.block in known else views.first_choice(found.blocks)
+            if start is not None:
+                self._open(start)
+
+        self.shell.show(draw)
+
+    async def _block(self, featurizer: str, index: int, turn: int) -> None:
+        if self.detail is None:
+            self.shell.show(lambda: setattr(self.title, "object", skeleton(f"Loading block {index} …", height=320)))
+        (detail, data), (header, body) = await asyncio.gather(
+            self.shell.client.block(featurizer, index), self.shell.client.cloud(featurizer, index)
+        )
+        xyz, known = views.read_cloud(header, body)
+
+        def draw() -> None:
+            if turn != self._turn:
+                return
+            self.detail, self._columns = detail, known
+            self.shell.clear()
+            self.title.object = self._title(detail)
+            names, colours = views.lanes(detail, LANES)
+            self.examples.param.update(frame=data, items=views.example_items(detail), lane_labels=names, lane_colours=colours,
+                                       waiting="This block has no examples.")  # fmt: skip
+            self.explains.object = views.factor_lines(detail)
+            self.spectrum.object = views.spectrum(detail)
+            self.tuning.object = views.tuning(detail)
+            here = {b.index: i for i, b in enumerate(self.blocks)}
+            near = [n for n in detail.neighbours if n in here]
+            self.map.near = [here[n] for n in near]
+            self.neighbours.rows = views.rows([self.blocks[here[n]] for n in near], most=8)
+            words = {("coordinate along its shape" if c == "t" else c.replace("_", " ")): c for c in header.columns}
+            chosen = self.state.colour if self.state.colour in header.columns else (header.columns or [""])[0]
+            self._loading = True
+            self.colour.options = words
+            self.colour.value = chosen or None
+            self._loading = False
+            shares = [*header.variance, 0.0, 0.0, 0.0][:3]
+            self.cloud.param.update(points=np.ascontiguousarray(xyz, "<f4").tobytes(), caption=f"Code cloud of block {index}, {header.n} points",
+                                    axes=[f"{i + 1} · {100 * v:.0f} %" for i, v in enumerate(shares)])  # fmt: skip
+            self._paint(chosen)
+            self.body.visible = True
+
+        self.shell.show(draw)
+
+    def _paint(self, name: str | None) -> None:
+        """Colour the cloud by one column; the same colours as everywhere for the same place."""
+        if not name or name not in self._columns or self.detail is None:
+            return
+        if not self._loading:
+            self.state.colour = "" if name == "t" else name
+        around = views.cyclic(name, self.detail)
+        index = views.colour_index(self._columns[name], around=around, name=name)
+        self.cloud.param.update(palette=palette("ring" if around else "line"), colour_index=index.tobytes())
+
+    def _title(self, b: BlockDetail) -> str:
+        own = f"Block {b.index}" if b.label == f"block {b.index}" else f"Block {b.index}: {b.label}"
+        steer = ""
+        if b.manifold:
+            text = any(m.name == b.manifold and m.model in self._text_models() for m in (self.shell.capabilities.manifolds if self.shell.capabilities else []))
+            page = "steer-text" if text else "steer-image"
+            steer = f'<a class="atlas-button" href="/{page}?manifold={quote(b.manifold)}">Steer it</a>'
+        links = "".join(f'<a class="atlas-chip" href="/catalogue?query={quote(f)}#{quote(f)}">{f}</a>' for f in b.findings)
+        mirror = ""
+        if b.antipodal is not None and b.antipodal > 0.6 and b.topology == "ring":
+            mirror = '<div class="atlas-quiet">The cloud is much like its mirror image: this ring may be an artefact of signs.</div>'
+        return (
+            f'<div style="display:flex;justify-content:space-between;gap:16px;align-items:flex-start;flex-wrap:wrap;margin-bottom:12px">'
+            f'<h1 class="atlas-h1">{own}</h1>{steer}</div>{views.facts(b)}{mirror}'
+            f'<div style="display:flex;gap:8px;flex-wrap:wrap;margin-top:{12 if links else 0}px">{links}</div>'
+        )
+
+    def _text_models(self) -> set[str]:
+        return {m.name for m in self.shell.capabilities.models if m.kind == "text"} if self.shell.capabilities else set()
+
+
+def page() -> pmui.Page:
+    return Explore().view()

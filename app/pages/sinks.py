@@ -1,0 +1,289 @@
+"""Sinks: every attention head on one board, and what the chosen head's resting place computes."""
+
+from __future__ import annotations
+
+import base64
+
+import panel as pn
+import panel_material_ui as pmui
+import param
+
+from app.client.backend import BackendError
+from app.client.latest import LatestWins
+from app.components import AttentionView, Examples, HeadBoard
+from app.pages.address import bind
+from app.pages.shell import Shell, column, columns, heading, quiet, row
+from app.views import heads
+from app.views.theme import CSS, skeleton
+from backend.wire.capabilities import Capabilities, ModelInfo
+from backend.wire.sinks import HeadDetail, HeadRequest, SinkBoard, SinkExamples, SinkRequest
+
+LARGEST = 4 * 1024 * 1024
+
+
+class State(param.Parameterized):
+    """What the URL holds."""
+
+    model = param.String(default="")
+    example = param.Integer(default=0)
+    text = param.String(default="")
+    layer = param.Integer(default=-1)
+    head = param.Integer(default=-1)
+    measure = param.String(default="strength")
+
+
+class Sinks:
+    """The page. ``view()`` is what is served."""
+
+    def __init__(self) -> None:
+        self.state = State()
+        bind(self.state)
+        self.shell = Shell("sinks", title="Sinks", on_ready=self._ready)
+        self.models: dict[str, ModelInfo] = {}
+        self.examples_of: SinkExamples | None = None
+        self.board: SinkBoard | None = None
+        self.detail: HeadDetail | None = None
+        self.upload: str | None = None
+        self._loading, self._examples_model = True, ""
+        self.asked: int | None = None
+        self.boards: LatestWins[SinkRequest, SinkBoard] = LatestWins(
+            lambda _seq, request: self.shell.client.sinks(request), deliver=self._draw_board, fail=self._fail, in_flight=1
+        )
+        self.details: LatestWins[HeadRequest, HeadDetail] = LatestWins(
+            lambda _seq, request: self.shell.client.head(request), deliver=self._draw_head, fail=self._fail, in_flight=1
+        )
+
+        s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
+        if s.measure not in heads.MEASURES:
+            s.measure = "strength"
+        self.choice = pmui.Select(label="Model", options={}, size="small", **wide)
+        self.measure = pmui.Select(label="Size of a dot", options={v[0]: k for k, v in heads.MEASURES.items()}, value=s.measure, size="small", **wide)
+        self.text = pmui.TextAreaInput(label="Text to look at", value=s.text, rows=2, max_length=4000, size="small", visible=False, **wide)
+        self.lines = pmui.Select(label="Example texts", options=[], size="small", visible=False, **wide)
+        self.pictures = Examples(waiting="Loading example pictures …", on_pick=self._example, visible=False, **wide)
+        self.file = pmui.FileInput(label="Own picture (PNG or JPEG)", accept="image/png,image/jpeg", visible=False, size="small", **wide)
+        self.heads = HeadBoard(waiting="Waiting for the backend …", on_pick=self._pick, **wide)
+        self.legend = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.rule = quiet()
+        self.scatter = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.title = pn.pane.HTML(skeleton("Choose a head on the board.", height=320), stylesheets=[CSS], **wide)
+        self.seen = AttentionView(waiting="Reading the head …", on_query=self._query, **wide)
+        self.seen_note = quiet()
+        self.norms = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.spectrum = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.effects = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.timing = quiet()
+        self.body = column(visible=False, gap=24)
+
+        self.choice.param.watch(lambda e: self._choose(e.new), "value")
+        self.measure.param.watch(lambda e: self._resize(e.new), "value")
+        self.text.param.watch(lambda e: self._words(e.new), "value")
+        self.lines.param.watch(lambda e: self._line(e.new), "value")
+        self.file.param.watch(lambda e: self._own(e.new), "value")
+
+    def view(self) -> pmui.Page:
+        left = column(
+            row(column(self.choice, grow="2 1 200px"), column(self.measure, grow="1 1 140px")),
+            self.text, self.lines, self.pictures, self.file,
+            heading("Every head", "Rows are layers, columns heads. Size is the measure, colour the label; arrows walk the board."),
+            self.heads, self.legend, self.rule,
+            heading("Value ratio against stable rank", "A silent sink stands at the left; a broadcast is to the right and low."), self.scatter,
+            grow="1 1 420px",
+        )  # fmt: skip
+        self.body.objects = [
+            column(heading("Where it looks"), self.seen_note, self.seen, gap=8),
+            columns(
+                column(heading("What the sink does to the output", "Change of the model's output, relative to its size, with attention held fixed."),
+                       self.effects, grow="3 1 300px"),
+                column(heading("Spectrum of its update", "Shares of the squared singular values."), self.spectrum, grow="2 1 220px"),
+                gap=32,
+            ),
+            column(heading("Value norms", "Norm of each key's output-projected value; the sink is warm."), self.norms, gap=8),
+            self.timing,
+        ]  # fmt: skip
+        right = column(self.title, self.body, grow="1.3 1 480px", gap=24)
+        return self.shell.page(columns(left, right))
+
+    # ------------------------------------------------------------------ what people do
+
+    @property
+    def info(self) -> ModelInfo | None:
+        return self.models.get(self.state.model)
+
+    def _choose(self, name: str | None) -> None:
+        if self._loading or not name or name == self.state.model:
+            return
+        self.upload = None
+        self.state.param.update(model=name, example=0, text="", layer=-1, head=-1)
+        self._forms()
+        self._ask()
+
+    def _example(self, at: int) -> None:
+        self.upload = None
+        self.state.param.update(example=at, text="")
+        self.pictures.chosen = at
+        self._ask()
+
+    def _words(self, text: str) -> None:
+        if self._loading:
+            return
+        self.state.text = text
+        self._ask()
+
+    def _line(self, text: str | None) -> None:
+        if self._loading or not text:
+            return
+        self.text.value = text
+
+    def _own(self, data: bytes | None) -> None:
+        if self._loading or not data:
+            return
+        if len(data) > LARGEST:
+            self.shell.tell(BackendError("A picture was chosen.", f"It has {len(data) / 2**20:.1f} MB; at most 4 MB are read.", "Choose a smaller one."))
+            return
+        self.upload = base64.b64encode(data).decode()
+        self.pictures.chosen = -1
+        self._ask()
+
+    def _resize(self, measure: str) -> None:
+        self.state.measure = measure
+        if self.board:
+            self.heads.cells = heads.cells(self.board, measure)
+
+    def _pick(self, layer: int, head: int) -> None:
+        self.state.param.update(layer=layer, head=head)
+        self._ask_head(None)
+
+    def _query(self, at: int) -> None:
+        self._ask_head(at if at >= 0 else None)
+
+    # ------------------------------------------------------------------ the backend
+
+    def _request(self) -> dict:
+        s, info = self.state, self.info
+        if self.upload and info and info.kind == "vision":
+            return {"model": s.model, "image": self.upload}
+        if info and info.kind == "text" and s.text.strip():
+            return {"model": s.model, "text": s.text}
+        return {"model": s.model, "example": max(s.example, 0)}
+
+    def _ask(self) -> None:
+        if self.info is None:
+            return
+        if not self.board:
+            self.heads.waiting = f"Reading every head of {self.info.title} …"
+        self.boards.submit(SinkRequest(**self._request()))
+
+    def _ask_head(self, query: int | None) -> None:
+        s = self.state
+        if self.info is None or s.layer < 0 or s.head < 0:
+            return
+        self.heads.chosen, self.asked = [s.layer, s.head], query
+        self.details.submit(HeadRequest(**self._request(), layer=s.layer, head=s.head, query=query))
+
+    def _fail(self, error: Exception) -> None:
+        told = error if isinstance(error, BackendError) else BackendError("A head was to be read.", str(error), "Try again.")
+        self.shell.show(lambda: self.shell.tell(told))
+
+    async def _ready(self, caps: Capabilities) -> None:
+        self.models = {m.name: m for m in caps.models if m.layers and m.kind in ("text", "vision")}
+
+        def fill() -> None:
+            self._loading = True
+            ordered = sorted(self.models.values(), key=lambda m: m.kind != "vision")
+            self.choice.options = {m.title: m.name for m in ordered}
+            if not ordered:
+                told = "No model with attention heads is installed. Make one with: manifold-atlas train tabletop-dino"
+                self.heads.waiting = told
+                self.title.object = skeleton(told, height=320)
+                self._loading = False
+                return
+            if self.state.model not in self.models:
+                self.state.model = ordered[0].name
+            self.choice.value = self.state.model
+            self._loading = False
+            self._forms()
+            self._ask()
+
+        self.shell.show(fill)
+
+    def _forms(self) -> None:
+        """Show what can be asked of this kind of model."""
+        info = self.info
+        vision = info is not None and info.kind == "vision"
+        self._loading = True
+        self.pictures.visible = self.file.visible = vision
+        self.text.visible = self.lines.visible = not vision
+        self.text.value = self.state.text
+        self._loading = False
+        if info is not None and self._examples_model != info.name:
+            self.shell.run(self._examples(info))
+
+    async def _examples(self, info: ModelInfo) -> None:
+        found, data = await self.shell.client.sink_examples(info.name)
+
+        def draw() -> None:
+            self._examples_model, self.examples_of = info.name, found
+            if info.kind == "vision":
+                self.pictures.param.update(
+                    frame=data, chosen=-1 if self.upload else self.state.example, waiting="This model's world has no example pictures.",
+                    items=[{"offset": e.offset, "length": e.length, "t": 0, "band": "", "heat": [], "title": e.caption} for e in found.examples],
+                )  # fmt: skip
+            else:
+                self._loading = True
+                self.lines.options = {"choose one": ""} | {(e.caption or e.text or "").replace("\n", " "): e.text or "" for e in found.examples}
+                if not self.state.text and found.examples:
+                    at = min(max(self.state.example, 0), len(found.examples) - 1)
+                    self.text.value = found.examples[at].text or ""
+                self._loading = False
+
+        self.shell.show(draw)
+
+    def _draw_board(self, _seq: int, board: SinkBoard) -> None:
+        def draw() -> None:
+            if board.model != self.state.model:
+                return
+            self.board = board
+            self.shell.clear()
+            self.heads.param.update(layers=board.layers, heads=board.heads, cells=heads.cells(board, self.state.measure))
+            self.legend.object = heads.legend(board)
+            self.rule.object = f'<div class="atlas-quiet">{heads.threshold(board)}</div>'
+            there = any((h.layer, h.head) == (self.state.layer, self.state.head) for h in board.board)
+            if not there and (best := heads.most_telling(board.board)):
+                self.state.param.update(layer=best[0], head=best[1])
+            self.scatter.object = heads.values_against_rank(board, (self.state.layer, self.state.head))
+            self._ask_head(None)
+
+        self.shell.show(draw)
+
+    def _draw_head(self, _seq: int, detail: HeadDetail) -> None:
+        def draw() -> None:
+            board, h = self.board, detail.summary
+            if board is None or (h.layer, h.head) != (self.state.layer, self.state.head):
+                return
+            self.detail = detail
+            self.shell.clear()
+            named = detail.causal_label or h.label
+            self.title.object = f'<h1 class="atlas-h1">Layer {h.layer}, head {h.head} · {named}</h1>{heads.sentence(detail)}<div style="height:12px"></div>{heads.facts(detail)}'
+            chosen = self.asked if self.asked == detail.query else None
+            weights = detail.query_row if chosen is not None else detail.inflow
+            self.seen.param.update(tokens=detail.tokens, weights=weights, picture=board.picture or "", grid=board.grid, special=board.special,
+                                   sink=h.sink, query=chosen if chosen is not None else -1, pattern=detail.pattern)  # fmt: skip
+            thing = "patch or token" if board.grid else "word"
+            told = (
+                f"Attention of “{detail.tokens[chosen].strip() or 'space'}”. Click it again for the mean of all queries." if chosen is not None
+                else f"Mean attention that each {thing} receives. Click one to see where that query looks."
+            )  # fmt: skip
+            self.seen_note.object = f'<div class="atlas-quiet">{told}</div>'
+            self.norms.object = heads.value_norms(detail)
+            self.spectrum.object = heads.spectrum(detail)
+            self.effects.object = heads.effects(detail)
+            self.scatter.object = heads.values_against_rank(board, (h.layer, h.head))
+            self.timing.object = '<div class="atlas-quiet">' + " · ".join(f"{k} {v:.0f} ms" for k, v in detail.timing_ms.items()) + "</div>"
+            self.body.visible = True
+
+        self.shell.show(draw)
+
+
+def page() -> pmui.Page:
+    return Sinks().view()

@@ -1,0 +1,112 @@
+"""Findings and cards as sentences: which are shown, in which order, and what each says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from app.views.charts import interval, number
+from backend.wire.findings import Card, Finding
+
+ORDER = ("contradicted", "falls short", "null", "holds", "unjudged")
+"""What asks for attention comes first."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a finding to be shown."""
+
+    words: str = ""
+    study: str = ""
+    model: str = ""
+    evidence: str = ""
+    status: str = ""
+
+
+def study_of(finding: Finding) -> str:
+    """The study of ``study/measure``."""
+    return finding.id.split("/", 1)[0]
+
+
+def passes(finding: Finding, wanted: Wanted) -> bool:
+    """Whether a finding is shown; every word must stand in its text."""
+    for name in ("model", "evidence", "status"):
+        if getattr(wanted, name) and getattr(finding, name) != getattr(wanted, name):
+            return False
+    if wanted.study and study_of(finding) != wanted.study:
+        return False
+    text = " ".join((finding.id, finding.claim, finding.question, finding.model, finding.data, finding.evidence, finding.status,
+                     finding.caveat, *finding.controls)).lower().replace("-", " ").replace("_", " ")  # fmt: skip
+    return all(word in text for word in wanted.words.lower().replace("-", " ").replace("_", " ").split())
+
+
+def ordered(findings: Iterable[Finding]) -> list[Finding]:
+    """By study, and inside a study what asks for attention first."""
+    return sorted(findings, key=lambda f: (study_of(f), ORDER.index(f.status), f.id))
+
+
+def with_unit(value: float | None, unit: str) -> str:
+    """A value with its unit set as people do: no space before a degree sign."""
+    told = number(value)
+    if not unit or value is None:
+        return told
+    return told + unit if unit.startswith("°") else f"{told} {unit}"
+
+
+def entry(finding: Finding) -> dict:
+    """What the list shows of a finding."""
+    f = finding
+    between = f"95 % between {number(f.low)} and {number(f.high)}" if f.low is not None and f.high is not None else ""
+    told = ", ".join(part for part in (between, f"n = {f.n}" if f.n else "") if part)
+    controls = ", ".join(f"{k} {with_unit(v, f.unit)}" for k, v in f.controls.items() if v is not None)
+    lines = [
+        f"Controls: {controls}." if controls else "",
+        f"Published: {f.published}." if f.published else "",
+        f"Aim: {f.aim}." if f.aim else "",
+        f"Mind: {f.caveat}" if f.caveat else "",
+    ]  # fmt: skip
+    seed = re.search(r"--seed[ =](\d+)", f.command)
+    return {
+        "id": f.id, "study": study_of(f), "claim": f.claim, "question": f.question, "status": f.status,
+        "value": with_unit(f.value, f.unit) if f.value is not None else "no number yet", "interval": told,
+        "chips": [c for c in (f.evidence, f.model, f.data, f.measured) if c], "lines": [x for x in lines if x],
+        "plot": interval(f.value, f.low, f.high, f.controls, unit=f.unit), "command": f.command,
+        "seed": int(seed.group(1)) if seed else 0, "scale": "paper" if "--scale paper" in f.command else "small",
+        "supports": f.supports, "contradicts": f.contradicts,
+    }  # fmt: skip
+
+
+def tally(findings: Sequence[Finding]) -> str:
+    """How many hold, fall short, and so on, in words."""
+    counts = {s: sum(f.status == s for f in findings) for s in ORDER}
+    words = {"holds": "hold", "falls short": "fall short", "null": "are null", "contradicted": "are contradicted", "unjudged": "are not judged"}
+    told = [f"{counts[s]} {words[s]}" for s in ("holds", "falls short", "null", "contradicted", "unjudged") if counts[s]]
+    return f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" + (": " + ", ".join(told) if told else "")
+
+
+def card(entry_: Card) -> str:
+    """One card with its facts and its gates: what was aimed at and what was reached."""
+    facts = "".join(f"<div><b>{escape(str(number(v) if isinstance(v, float) else f'{v:,}'.replace(',', ' ') if isinstance(v, int) else v))}</b>"
+                    f"<span>{escape(k)}</span></div>" for k, v in list(entry_.facts.items())[:6])  # fmt: skip
+    gates = "".join(_gate(g) for g in entry_.gates)
+    return (
+        f'<article style="padding:16px 0;border-top:1px solid color-mix(in srgb, currentColor 12%, transparent)" id="card-{escape(entry_.name)}">'
+        f'<div style="display:flex;gap:8px;align-items:baseline;flex-wrap:wrap"><b style="font-size:15px">{escape(entry_.title)}</b>'
+        f'<span class="atlas-quiet">{escape(entry_.name)} · {escape(entry_.licence)}</span></div>'
+        f'<div style="font-size:13px;line-height:1.5;margin:4px 0 8px;opacity:.86">{escape(entry_.summary)}</div>'
+        f'<div class="atlas-facts">{facts}</div><div style="margin-top:8px">{gates}</div></article>'
+    )
+
+
+def _gate(gate: dict) -> str:
+    passed = bool(gate.get("passed"))
+    value, aim = gate.get("value"), gate.get("aim")
+    told = f"{number(value) if isinstance(value, int | float) else value}"
+    asked = f"{number(aim) if isinstance(aim, int | float) else aim}"
+    return (
+        f'<div style="display:flex;gap:8px;font-size:13px;padding:2px 0"><span aria-label="{"reached" if passed else "not reached"}" '
+        f'style="width:16px;font-weight:700;color:{"#2f9e44" if passed else "#d9480f"}">{"✓" if passed else "✗"}</span>'
+        f'<span>{escape(str(gate.get("name", "")))}: <b>{escape(told)}</b><span style="opacity:.76"> (aim {escape(asked)})</span></span></div>'
+    )
