@@ -44,6 +44,7 @@ from backend.manifolds.block_ring import (
     name_ring,
     shape_of_block,
 )
+from backend.manifolds.store import SteerableManifold
 from backend.models.adapter import Adapter
 from backend.models.registry import available, load
 from backend.recipes import loop
@@ -193,10 +194,8 @@ def name_rings(featurizer: Grassmannian, rings: Sequence[BlockRing], x: Tensor, 
 
 def ring_info(plan: Plan, named: Named, name: str) -> ManifoldInfo:
     """How a named ring presents itself."""
-    if named.factor == "hue":
-        ticks = named.name.ticks(HUE_NAMES)
-    else:
-        ticks = [Tick(t=t.t, label=f"{i * 45}°") for i, t in enumerate(named.name.ticks([""] * 8))]
+    words = HUE_NAMES if named.factor == "hue" else [f"{i * 45}°" for i in range(8)]
+    ticks = [Tick(t=i / len(words), label=word) for i, word in enumerate(words)]
     title = {"hue": "Hue", "light_azimuth": "Light direction", "yaw": "Yaw"}[named.factor]
     return ManifoldInfo(
         name=name, title=f"{title} (found without labels)", model=plan.model, kind="ring", sites=[plan.site],
@@ -265,11 +264,28 @@ def save_rings(featurizer: Grassmannian, plan: Plan, named: Sequence[Named], row
             continue
         code, fired = block_codes(featurizer, one.ring.block, rows)
         manifold = block_manifold(featurizer, one.ring, info=ring_info(plan, one, name), cloud=code[fired])
+        turn_to_angle(manifold, one.name)
         manifold.measured |= {"correlation": one.name.correlation, "median_error_rad": one.name.median_error,
                               "n_named": one.name.n}  # fmt: skip
         manifold.save(folder / name)
         saved[one.ring.block] = name
     return saved
+
+
+def turn_to_angle(manifold: SteerableManifold, name: RingName) -> None:
+    """Measure the ring's coordinate in turns of the factor it was named after: the same places, other numbers.
+
+    So a target in degrees and what the reader reads are the same coordinate. Knots that fall together are merged.
+    """
+    for entry in manifold.sites.values():
+        at = torch.as_tensor(name.angle_of(entry.knots_t.double().numpy()) / (2 * np.pi)) % 1.0
+        order = at.argsort()
+        at, knots = at[order], entry.knots[:, order]
+        keep = torch.cat([at[1:] - at[:-1] > 2e-3, torch.tensor([True])])
+        entry.knots_t, entry.knots = at[keep].float(), knots[:, keep]
+    shown = manifold.display
+    if len(shown.point_t):
+        shown.point_t = torch.as_tensor(name.angle_of(shown.point_t.double().numpy()) / (2 * np.pi)).float() % 1.0
 
 
 def write_card(plan: Plan, featurizer: Grassmannian, quality: Quality, named: Sequence[Named], held: dict[str, dict],

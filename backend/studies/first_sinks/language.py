@@ -132,25 +132,24 @@ def _exchange(ctx: StudyContext, adapter, ids: Tensor, layer: int, head: int, te
     each: dict[str, list[float]] = {name: [] for name in NAMES}
     for i, row in enumerate(rows):
         (heads,), out = heads_of(adapter, row[None], layers=[layer])
-        found = effects(adapter, row[None], heads, head, others, out=out, generator=ctx.generator)
+        found = effects(adapter, row[None], heads, head, others, out=out, generator=ctx.generator, place=0)
         for name, value in found.items():
             each[name].append(value)
         tell((i + 1) / n)
     return ctx.finding(
         "llama-zero-sink-effect",
-        "Change of calendar-llama's final tokens when the value at the strongest head's sink is set to zero.",
+        "Change of calendar-llama's final tokens when the strongest head's value at the first token is zero.",
         median_interval(each["zero"], seed=ctx.seed),
-        question="Does the sink's value do anything, and does it depend on the text?",
+        question="Does the value at the first token do anything?",
         unit="of their RMS", evidence="interventional", model=adapter.name,
         data=f"{n} stories, attention held fixed, layer {layer}, head {head}",
         controls={
-            "its mean over other texts": float(np.median(each["mean"])),
             "its value in another text": float(np.median(each["donor"])),
             "an ordinary value of another text": float(np.median(each["ordinary"])),
-            "no attention to the sink": float(np.median(each["remove"])),
+            "no attention to it": float(np.median(each["remove"])),
             "zero at a random other token": float(np.median(each["control"])),
         },
-        caveat="At a causal model's first token mean and donor are the same value by construction: it sees itself.",
+        caveat="The first token sees itself alone, so another text holds the same value: what it sends is a bias.",
     )  # fmt: skip
 
 
