@@ -177,12 +177,20 @@ def test_early_keys_of_a_causal_text_do_not_win_for_being_early():
     assert not counted[:8].any() and counted[8, :9].all() and not counted[8, 9:].any()
 
 
-def test_the_last_keys_cannot_be_a_sink():
-    heads = planted(40, sink=5, mass=0.6, causal=True)
+@pytest.mark.parametrize("n", [10, 15, 40])
+def test_the_last_keys_cannot_be_a_sink(n):
+    heads = planted(n, sink=1, mass=0.6, causal=True)
     attention = heads.attention.clone()
-    attention[..., 39, :], attention[..., 39, 39] = 0.0, 1.0
+    # The last queries look at themselves alone: seen by few, the last keys have the largest mean.
+    attention[..., n - 2 :, :] = 0.0
+    attention[..., n - 2, n - 2] = attention[..., n - 1, n - 1] = 1.0
     found = diagnose(LayerHeads(0, attention, heads.values, heads.weight, heads.scale, True, 0.0))
-    assert int(found.sink) == 5
+    assert int(found.sink) == 1 and float(found.stable_rank) >= 1.0
+
+
+def test_a_text_of_two_tokens_has_a_diagnosis():
+    found = diagnose(planted(2, sink=0, causal=True))
+    assert int(found.sink) in (0, 1) and bool(torch.isfinite(found.stable_rank))
 
 
 # ------------------------------------------------------------------------------------------------------ effects
@@ -227,6 +235,8 @@ def test_effects_of_the_same_input_as_donor_are_nothing(name):
     assert set(found) == set(NAMES)
     assert found["donor"] < 1e-6 and found["mean"] < 1e-6
     assert found["zero"] > 1e-3 and found["remove"] > 1e-3 and found["ordinary"] > 1e-3
+    first = effects(adapter, inputs, heads, 1, [heads], out=out, generator=generator, place=0)
+    assert first["zero"] > 0 and first["donor"] < 1e-6
     assert "donor" not in effects(adapter, inputs, heads, 1, [], out=out, generator=generator)
 
 
