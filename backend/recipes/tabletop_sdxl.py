@@ -30,14 +30,15 @@ from backend.core.settings import assets_dir
 from backend.models.random_weights import tiny_sdxl
 from backend.models.reader import FactorReader, frechet_distance
 from backend.recipes import loop
+from backend.recipes.muon import Muon
 from backend.recipes.tabletop_vae import encode, to_model
 from backend.worlds.tabletop import SHAPES, dataset_folder, load_rendered
 from backend.worlds.tabletop_captions import HUE_NAMES, caption, hue_of_name
 
 NAME = "tabletop-sdxl"
-STEPS = 1500
+STEPS = 2800
 BATCH = 32
-PEAK = 1e-3
+PEAK = 2e-3
 WIDTHS = (32, 64, 128)
 D_TEXT = 64
 TIME_IDS = (128.0, 128.0, 0.0, 0.0, 128.0, 128.0)
@@ -110,7 +111,7 @@ def train(out: Path, *, vae: Path, seed: int = 0, steps: int = STEPS, device: to
     trained = torch.nn.ModuleDict({"unet": pipe.unet, "one": pipe.text_encoder, "two": pipe.text_encoder_2}).to(device)
     trained.train()
     ema = copy.deepcopy(trained).requires_grad_(False)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = Muon(trained.parameters(), lr=PEAK, weight_decay=1e-3)
     alphas = pipe.scheduler.alphas_cumprod
     n_times = len(alphas)
     size = torch.tensor([TIME_IDS]).to(device)
@@ -120,7 +121,8 @@ def train(out: Path, *, vae: Path, seed: int = 0, steps: int = STEPS, device: to
         rows = torch.randint(len(x), (BATCH,), generator=generator)
         which = torch.randint(3, (BATCH,), generator=generator)
         # Stratified times: each batch covers the whole range, which steadies a small batch's gradient.
-        t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH * n_times).long()
+        # Towards the noisy end (power below 1), where it is decided what stands where.
+        t = (((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH) ** 0.75 * n_times).long()
         noise = torch.randn((BATCH, *x.shape[1:]), generator=generator)
         drop = torch.rand(BATCH, generator=generator) < 0.1
         a = alphas[t].view(-1, 1, 1, 1)
