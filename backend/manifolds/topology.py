@@ -30,6 +30,8 @@ from scipy.spatial import cKDTree
 Kind = Literal["ring", "line", "point", "none"]
 N_NULL = 39
 """Null clouds; the smallest p-value is 1 / (N_NULL + 1) = 0.025."""
+RIDGE = 0.15
+"""Least ridge that counts as one, whatever its p-value."""
 IDEAL = 3**0.5
 """Longest bar of a thin circle of radius 1: the loop closes at the side of the inscribed triangle."""
 
@@ -236,14 +238,15 @@ def decide(cloud: np.ndarray, *, rows: np.ndarray | None = None, seed: int = 0,
     value = np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
     variance = value / max(value.sum(), 1e-24)
     mirrored = antipodal(cloud, rng=rng)
+    found: dict[str, float | None] = {"persistence": 0.0, "null": 0.0, "p_value": 1.0, "second": 0.0, "ridge": None,
+                                      "ridge_p": None}  # fmt: skip
     turns = _turns(cloud) if width > 1 and n > 3 else [_Turn(np.eye(2, width), mean, np.ones(2))]
     if rows is None:
         turn = max(turns, key=lambda t: t.coverage(cloud) * _hollow(t.flat(cloud)))
     else:
         rows = np.asarray(rows, np.float64)
-        turn = max(turns, key=lambda t: ridge(t.flat(rows), _reach(t.flat(cloud)), rng=rng, n_null=0)[0])
-    found: dict[str, float | None] = {"persistence": 0.0, "null": 0.0, "p_value": 1.0, "second": 0.0, "ridge": None,
-                                      "ridge_p": None}  # fmt: skip
+        found_at = [_crest_over_valley(_counts(t.flat(rows), _reach(t.flat(cloud))))[0] for t in turns]
+        turn, found["ridge"] = turns[int(np.argmax(found_at))], max(found_at)
 
     def result(kind: Kind, reason: str) -> Topology:
         share = (found["persistence"] - found["null"]) / max(IDEAL - found["null"], 1e-9)
@@ -257,13 +260,16 @@ def decide(cloud: np.ndarray, *, rows: np.ndarray | None = None, seed: int = 0,
         return result("point", "Nine tenths of the squared code is its mean: the block says that, not where.")
     if width == 1 or variance[0] > 0.85:
         return result("line", f"One axis holds {variance[0]:.0%} of the variance.")
+    verdict = "the gate alone can make this shape."
+    if rows is not None and found["ridge"] < RIDGE:
+        # No null can make this a ring, so none is drawn.
+        return result("none", f"No ridge around a hole (crest over valley e^{found['ridge']:.2f}): {verdict}")
     if rows is not None:
         strength, p, valley = ridge(turn.flat(rows), _reach(turn.flat(cloud)), rng=rng)
         # The best of several planes was taken.
         found["ridge"], found["ridge_p"] = strength, min(1.0, p * len(turns))
-        if found["ridge_p"] > 0.05 or strength < 0.15:
-            return result("none", f"No ridge around a hole (crest over valley e^{strength:.2f}): the gate alone can "
-                                  "make this shape.")  # fmt: skip
+        if found["ridge_p"] > 0.05:
+            return result("none", f"A ridge of e^{strength:.2f}, no more than chance gives: {verdict}")
         # Rows that fired by accident lie inside the valley; they would fill the loop and pull its centre.
         cloud = cloud[np.linalg.norm(turn.flat(cloud), axis=1) >= valley]
         if len(cloud) < 60:
