@@ -80,7 +80,9 @@ def start() -> object:
     server = pn.serve(
         dict(ROUTES), port=number, address=host(), title=dict(TITLES), show=False, start=False, verbose=False, location=True,
         websocket_origin=[f"localhost:{number}", f"127.0.0.1:{number}", *_origins()],
-        unused_session_lifetime=20_000, check_unused_sessions=10_000, keep_alive_milliseconds=20_000,
+        # A slow machine may need a minute between the page and its connection; a session that is gone by then shows nothing.
+        unused_session_lifetime=300_000, check_unused_sessions=30_000, session_token_expiration=900,
+        keep_alive_milliseconds=20_000,
     )  # fmt: skip
     # A pattern without a port allows every port: a container's port may be published under any number.
     server._tornado._websocket_origins |= {"localhost", "127.0.0.1"}

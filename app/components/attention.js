@@ -1,4 +1,5 @@
-// Weights over patches or words. Shades are relative to the largest weight shown; the exact value stands in the tip.
+// Weights over patches or words. Patches are shaded relative to their own largest weight, because a sink outside the
+// picture would leave them all pale; tokens relative to the largest of all. The exact value stands in the tip.
 export function render({ model, el }) {
   const root = document.createElement("div");
   root.className = "attention";
@@ -30,10 +31,11 @@ export function render({ model, el }) {
     if (!w.length) { const d = document.createElement("div"); d.className = "wait"; d.innerHTML = "<span></span>"; d.firstChild.textContent = model.waiting; host.appendChild(d); return; }
     const top = Math.max(...w, 1e-9), two = document.createElement("div"); two.className = "two"; host.appendChild(two);
     const seen = document.createElement("div"); seen.className = "seen"; two.appendChild(seen);
+    const among = model.picture && model.grid ? Math.max(...w.slice(model.special), 1e-9) : top;
     const key = (i, text) => {
       const b = document.createElement("button"); b.tabIndex = 0; b.dataset.at = i;
       const words = `${(model.tokens[i] || "").trim() || "␣"}: ${(100 * w[i]).toFixed(1)} %`;
-      b.title = words; b.setAttribute("aria-label", words); b.style.background = shade(w[i] / top);
+      b.title = words; b.setAttribute("aria-label", words); b.style.background = shade(w[i] / (text === undefined ? among : top));
       if (text !== undefined) b.textContent = text;
       b.classList.toggle("query", i === model.query); b.classList.toggle("sink", i === model.sink);
       const go = () => model.send_msg({ type: "query", at: i === model.query ? -1 : i });

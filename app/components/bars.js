@@ -31,7 +31,7 @@ export function render({ model, el }) {
         names.forEach((name, i) => {
           const col = document.createElement("div"); col.className = "col";
           col.innerHTML = `<div class="value"></div><div class="bar"></div>`; plot.appendChild(col);
-          const s = document.createElement("span"); s.textContent = many && i % 10 && i < names.length - 1 ? "" : name.trim().slice(0, many ? 5 : 3); s.title = name; line.appendChild(s);
+          const s = document.createElement("span"); s.textContent = many && i % 10 && i < names.length - 1 ? "" : i === names.length - 1 ? name : name.trim().slice(0, many ? 5 : 3); s.title = name; line.appendChild(s);
         });
         kept.set(a.arm, node);
       }

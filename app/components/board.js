@@ -10,7 +10,7 @@ export function render({ model, el }) {
     .board button:hover { background: color-mix(in srgb, currentColor 14%, transparent); }
     .board button:focus-visible, .board button.on { box-shadow: 0 0 0 2px currentColor; }
     .board .dot { border-radius: 50%; }
-    .board.compact .grid { gap: 2px; justify-content: stretch; } .board.compact button { width: 100%; height: auto; aspect-ratio: 1; max-height: 46px; border-radius: 4px; }
+    .board.compact .grid { gap: 2px; justify-content: stretch; } .board.compact button { width: 100%; height: 44px; border-radius: 4px; }
     .board .wait { font-size: 13px; padding: 32px 16px; text-align: center; border-radius: 8px; background: color-mix(in srgb, currentColor 6%, transparent); min-height: 160px; display: grid; place-items: center; grid-column: 1 / -1; }
     .board .wait span { opacity: .76; }
   </style><div class="grid"></div>`;
@@ -30,7 +30,7 @@ export function render({ model, el }) {
         b.tabIndex = 0; b.dataset.layer = l; b.dataset.head = h;
         if (c) {
           const s = 16 + 74 * Math.sqrt(Math.max(0, Math.min(1, c.value)));
-          b.innerHTML = `<div class="dot" style="width:${s}%;aspect-ratio:1;background:${c.colour}"></div>`;
+          b.innerHTML = `<div class="dot" style="height:${s}%;aspect-ratio:1;background:${c.colour}"></div>`;
           b.title = c.title; b.setAttribute("aria-label", c.title);
         }
         const go = () => model.send_msg({ type: "pick", layer: l, head: h });

@@ -44,7 +44,7 @@ export function render({ model, el }) {
         if (f.supports.length) { e.append("Supports "); f.supports.forEach((i) => link(i, "")); }
       }
       const num = add(a, "div");
-      const v = add(num, "div", "value", f.value); add(v, "small", "", f.interval);
+      const v = add(num, "div", f.plot ? "value" : "line", f.value); add(v, "small", "", f.interval);
       const plot = add(num, "div"); plot.innerHTML = f.plot;
       const run = add(a, "div", "run");
       if (f.command) {

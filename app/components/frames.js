@@ -13,7 +13,7 @@ export function render({ model, el }) {
   root.className = "frames";
   root.innerHTML = `<style>
     .frames { width: 100%; color: inherit; font: inherit; }
-    .frames .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 16px; }
+    .frames .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(150px, 100% / 3 - 12px), 1fr)); gap: 16px; }
     .frames figure { margin: 0; min-width: 0; }
     .frames .box { position: relative; width: 100%; aspect-ratio: 1; border-radius: 8px; overflow: hidden;
       background: color-mix(in srgb, currentColor 7%, transparent); }

@@ -7,13 +7,13 @@ const make = (name, attrs, parent) => {
   return node;
 };
 const TAU = 2 * Math.PI;
-const C = 170, R = 118;
+const W = 420, X = 210, C = 170, R = 118;
 
 export function render({ model, el }) {
   const root = document.createElement("div");
   root.className = "pad";
   root.innerHTML = `<style>
-    .pad { position: relative; width: 100%; max-width: 400px; margin: 0 auto; font-family: inherit; color: inherit; }
+    .pad { position: relative; width: 100%; max-width: 460px; margin: 0 auto; font-family: inherit; color: inherit; }
     .pad svg { width: 100%; height: auto; display: block; touch-action: none; cursor: grab; outline: none; user-select: none; }
     .pad svg:active { cursor: grabbing; }
     .pad svg:focus-visible .handle { stroke: currentColor; stroke-width: 5; }
@@ -22,14 +22,14 @@ export function render({ model, el }) {
     .pad .big { font-size: 26px; font-weight: 600; }
     @media (prefers-reduced-motion: no-preference) { .pad .landed { transition: all .12s linear; } }
   </style>`;
-  const svg = make("svg", { viewBox: "0 0 340 340", tabindex: "0", role: "slider", "aria-valuemin": "0", "aria-valuemax": "1" });
+  const svg = make("svg", { viewBox: `0 0 ${W} 340`, tabindex: "0", role: "slider", "aria-valuemin": "0", "aria-valuemax": "1" });
   root.appendChild(svg);
   let t = model.t, dragging = false, queued = null;
 
   const ring = () => model.kind === "ring";
   const place = (u, r = R) => ring()
-    ? [C + r * Math.cos(TAU * u), C - r * Math.sin(TAU * u)]
-    : [36 + 268 * Math.min(Math.max(u, 0), 1), C - (r - R)];
+    ? [X + r * Math.cos(TAU * u), C - r * Math.sin(TAU * u)]
+    : [36 + 348 * Math.min(Math.max(u, 0), 1), C - (r - R)];
 
   // The coordinate in people's words is known here, so that it follows the pointer without a round trip.
   const words = (u) => {
@@ -48,12 +48,12 @@ export function render({ model, el }) {
     const track = make("g", { "stroke-width": 16, fill: "none", "stroke-linecap": "butt" }, svg);
     for (let i = 0; i < n; i++) {
       const [x0, y0] = place(i / n), [x1, y1] = place((i + 1.08) / n);
-      const d = ring() ? `M${x0} ${y0} A${R} ${R} 0 0 0 ${x1} ${y1}` : `M${x0} ${y0} L${Math.min(x1, 304)} ${y1}`;
+      const d = ring() ? `M${x0} ${y0} A${R} ${R} 0 0 0 ${x1} ${y1}` : `M${x0} ${y0} L${Math.min(x1, 384)} ${y1}`;
       make("path", { d, stroke: colours[i] }, track);
     }
     for (const [u, label] of model.ticks) {
       const [x, y] = place(u, R + 28);
-      const anchor = !ring() || Math.abs(x - C) < 12 ? "middle" : x > C ? "start" : "end";
+      const anchor = !ring() || Math.abs(x - X) < 12 ? "middle" : x > X ? "start" : "end";
       const text = make("text", { x: anchor === "start" ? x - 8 : anchor === "end" ? x + 8 : x, y: y + 4, "text-anchor": anchor }, svg);
       text.textContent = label;
     }
@@ -61,8 +61,8 @@ export function render({ model, el }) {
     from = make("circle", { r: 4, fill: "none", stroke: "currentColor", "stroke-width": 1.5, "stroke-dasharray": "2 2" }, layer);
     landed = make("circle", { class: "landed", r: 9, fill: "none", stroke: "currentColor", "stroke-width": 2.5 }, layer);
     handle = make("circle", { class: "handle", r: 14, stroke: "white", "stroke-width": 3.5 }, layer);
-    big = make("text", { class: "big", x: C, y: ring() ? C + 4 : C - 62, "text-anchor": "middle" }, layer);
-    small = make("text", { class: "quiet", x: C, y: ring() ? C + 26 : C + 78, "text-anchor": "middle" }, layer);
+    big = make("text", { class: "big", x: X, y: ring() ? C + 4 : C - 62, "text-anchor": "middle" }, layer);
+    small = make("text", { class: "quiet", x: X, y: ring() ? C + 26 : C + 78, "text-anchor": "middle" }, layer);
     update();
   }
   function update() {
@@ -92,11 +92,11 @@ export function render({ model, el }) {
   }
   function move(event, final) {
     const box = svg.getBoundingClientRect();
-    const px = (event.clientX - box.left) * 340 / box.width, py = (event.clientY - box.top) * 340 / box.height;
+    const px = (event.clientX - box.left) * W / box.width, py = (event.clientY - box.top) * 340 / box.height;
     if (ring()) {
-      if (Math.hypot(px - C, py - C) < 12) return;
-      t = ((Math.atan2(C - py, px - C) / TAU) % 1 + 1) % 1;
-    } else t = Math.min(Math.max((px - 36) / 268, 0), 1);
+      if (Math.hypot(px - X, py - C) < 12) return;
+      t = ((Math.atan2(C - py, px - X) / TAU) % 1 + 1) % 1;
+    } else t = Math.min(Math.max((px - 36) / 348, 0), 1);
     update(); send(final);
   }
   svg.addEventListener("pointerdown", (e) => { dragging = true; svg.setPointerCapture(e.pointerId); svg.focus({ preventScroll: true }); move(e, false); e.preventDefault(); });

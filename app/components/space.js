@@ -9,7 +9,7 @@ export function render({ model, el }) {
   </style>`;
   const canvas = document.createElement("canvas");
   canvas.tabIndex = 0; canvas.setAttribute("role", "img"); root.appendChild(canvas);
-  let yaw = .7, pitch = .45, zoom = 1, xyz = new Float32Array(), index = new Uint8Array(), centre = [0, 0, 0], scale = 1, pending = false;
+  let yaw = .5, pitch = 1.0, zoom = 1, xyz = new Float32Array(), index = new Uint8Array(), centre = [0, 0, 0], scale = 1, pending = false;
 
   const floats = (b) => { if (!b) return new Float32Array(); const u = b instanceof Uint8Array ? b : new Uint8Array(b); return new Float32Array(u.slice().buffer, 0, u.length >> 2); };
   function load() {
@@ -32,7 +32,7 @@ export function render({ model, el }) {
     pending = false;
     const w = canvas.clientWidth || 320, h = model.height_px, dpr = Math.min(window.devicePixelRatio || 1, 2);
     if (canvas.width !== Math.round(w * dpr) || canvas.height !== Math.round(h * dpr)) { canvas.width = w * dpr; canvas.height = h * dpr; canvas.style.height = h + "px"; }
-    const g = canvas.getContext("2d"), ink = getComputedStyle(root).color;
+    const g = canvas.getContext("2d"), look = getComputedStyle(root), ink = look.color, family = look.fontFamily || "sans-serif";
     g.setTransform(dpr, 0, 0, dpr, 0, 0); g.clearRect(0, 0, w, h);
     const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch), k = Math.min(w, h) * .74 * zoom / scale;
     const project = (x, y, z) => {
@@ -41,12 +41,12 @@ export function render({ model, el }) {
       return [w / 2 + k * u, h / 2 - k * (cp * z - sp * v) , cp * v + sp * z];
     };
     const half = scale * .5;
-    g.strokeStyle = ink; g.fillStyle = ink; g.globalAlpha = .35; g.lineWidth = 1; g.font = "11px inherit, sans-serif"; g.textAlign = "center";
+    g.strokeStyle = ink; g.fillStyle = ink; g.globalAlpha = .35; g.lineWidth = 1; g.font = `11px ${family}`; g.textAlign = "center";
     for (let a = 0; a < 3; a++) {
-      const end = [...centre]; end[a] += half * 1.15; const start = [...centre]; start[a] -= half;
+      const end = [...centre]; end[a] += half * 1.2; const start = [...centre]; start[a] -= half * 1.1;
       const p = project(...start), q = project(...end);
       g.globalAlpha = .16; g.beginPath(); g.moveTo(p[0], p[1]); g.lineTo(q[0], q[1]); g.stroke();
-      g.globalAlpha = .7; g.fillText(model.axes[a] || "", q[0], q[1] - 4);
+      if (Math.hypot(q[0] - p[0], q[1] - p[1]) > 24) { g.globalAlpha = .72; g.fillText(model.axes[a] || "", q[0], q[1] + (q[1] > p[1] ? 12 : -5)); }
     }
     const n = xyz.length / 3;
     if (n) {
@@ -70,7 +70,7 @@ export function render({ model, el }) {
         g.beginPath(); g.moveTo(pts[i][0], pts[i][1]); g.lineTo(pts[(i + 1) % m][0], pts[(i + 1) % m][1]); g.stroke();
       }
     }
-    g.setLineDash([]); g.font = "12px inherit, sans-serif";
+    g.setLineDash([]); g.font = `12px ${family}`;
     for (const [x, y, z, text] of model.labels) {
       const p = project(x, y, z);
       g.fillStyle = ink; g.beginPath(); g.arc(p[0], p[1], 3.5, 0, 7); g.fill(); g.fillText(text, p[0], p[1] - 9);

@@ -54,7 +54,7 @@ class Catalogue:
         self.cards = pn.pane.HTML(skeleton("Waiting for the backend …"), stylesheets=[CSS], **wide)
 
     def view(self) -> pmui.Page:
-        filters = row(column(self.search, grow="3 1 260px"), *[column(c, grow="1 1 130px") for c in self.choices.values()], align="flex-end")  # fmt: skip
+        filters = row(column(self.search, grow="3 1 260px"), *[column(c, grow="1 1 130px") for c in self.choices.values()], align="flex-start")  # fmt: skip
         left = column(self.title, filters, self.list, grow="2.4 1 520px", gap=16)
         right = column(heading("What is installed", "Each with the gates it had to reach, on held-out data."), self.cards, grow="1 1 300px")
         return self.shell.page(columns(left, right, gap=56))

@@ -13,7 +13,7 @@ import param
 
 from app.components import BlockMap, Examples, Picks, SearchBox, SpaceView
 from app.pages.address import bind
-from app.pages.shell import Shell, column, columns, heading, quiet, row
+from app.pages.shell import Shell, column, columns, heading, row
 from app.views import blocks as views
 from app.views.theme import CSS, palette, skeleton
 from backend.wire.blocks import BlockDetail, BlockSummary
@@ -54,9 +54,9 @@ class Explore:
         self.search = SearchBox(placeholder="Search blocks", value=s.query, on_search=lambda w: self._filter(query=w), **wide)
         self.topology = pmui.Select(label="Topology", options=ANY, size="small", **wide)
         self.factor = pmui.Select(label="Explains (R² ≥ 0.25)", options={"any factor": ""}, size="small", **wide)
-        self.rank = pmui.FloatSlider(label="Stable rank at least", start=1.0, end=4.0, step=0.1, value=s.rank, size="small", **wide)
-        self.firing = pmui.RangeSlider(label="Fires on, log₁₀ of the share", start=-5.0, end=0.0, step=0.25, value=(-5.0, 0.0), size="small", **wide)
-        self.map = BlockMap(waiting="Waiting for the backend …", on_pick=self._at, height_px=400, **wide)
+        self.rank = pmui.FloatSlider(label="Rank at least", start=1.0, end=4.0, step=0.1, value=s.rank, size="small", **wide)
+        self.firing = pmui.RangeSlider(label="Firing rate, log₁₀", start=-5.0, end=0.0, step=0.25, value=(-5.0, 0.0), size="small", **wide)
+        self.map = BlockMap(waiting="Waiting for the backend …", on_pick=self._at, height_px=380, **wide)
         self.list = Picks(waiting="Waiting for the backend …", on_pick=self._open, height_px=260, **wide)
 
         self.title = pn.pane.HTML(skeleton("Choose a block on the map or in the list.", height=320), stylesheets=[CSS], **wide)
@@ -81,28 +81,27 @@ class Explore:
 
     def view(self) -> pmui.Page:
         left = column(
-            row(column(self.choice, grow="3 1 220px"), column(self.search, grow="3 1 220px")),
-            self.map,
-            row(column(self.topology, grow="1 1 130px"), column(self.factor, grow="1 1 150px"), column(self.rank, grow="1 1 130px"),
-                column(self.firing, grow="1 1 160px"), gap=16, align="flex-end"),
-            self.list, grow="1 1 460px",
+            row(column(self.choice, grow="3 1 220px"), column(self.search, grow="3 1 220px"), align="flex-start"),
+            row(column(self.topology, grow="1 1 120px"), column(self.factor, grow="1.3 1 140px"), column(self.rank, grow="1 1 120px"),
+                column(self.firing, grow="1 1 130px"), gap=16, align="flex-start"),
+            self.map, self.list, grow="1 1 460px",
         )  # fmt: skip
         self.body.objects = [
             columns(
                 column(heading("Codes", "Where it fires, on the block's own axes. Drag to turn, click and use the wheel to zoom."),
-                       self.cloud, self.colour, grow="3 1 260px"),
+                       self.cloud, self.colour, grow="3 1 260px", gap=10),
                 column(heading("Explains", "Held-out R² of each known factor."), self.explains,
                        heading("Spectrum", "Share of the code's variance on each axis."), self.spectrum, grow="2 1 220px"),
                 gap=32,
             ),
             column(
                 row(column(heading("Examples along the coordinate", "From the strongest down to the 10th percentile: the strongest alone would flatter it."),
-                           grow="1 1 240px"), self.heat),
+                           grow="1 1 240px", gap=10), self.heat),
                 self.examples, gap=8,
             ),
             columns(
-                column(heading("Tuning", "How strongly it fires around each cyclic factor; the radius is the mean code."), self.tuning, grow="3 1 260px"),
-                column(heading("Neighbours", "Blocks that are active with it."), self.neighbours, grow="2 1 200px"),
+                column(heading("Tuning", "How strongly it fires around each cyclic factor; the radius is the mean code."), self.tuning, grow="3 1 260px", gap=10),
+                column(heading("Neighbours", "Blocks that are active with it."), self.neighbours, grow="2 1 200px", gap=10),
                 gap=32,
             ),
         ]  # fmt: skip

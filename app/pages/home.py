@@ -39,9 +39,9 @@ class Home:
 
     def view(self) -> pmui.Page:
         intro = pn.pane.HTML(
-            '<h1 class="atlas-h1">Browse the concepts a network has learned, drag a point along one, and watch the model follow.</h1>'
+            '<h1 class="atlas-h1">Browse the concepts a network has learned, drag along one, and watch the model follow.</h1>'
             '<div class="atlas-quiet">Pictures, words and attention heads, each beside its control. Every number here can be run again with one command.</div>',
-            stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 8, 0), styles={"max-width": "880px"},
+            stylesheets=[CSS], sizing_mode="stretch_width", margin=0, styles={"max-width": "1000px"},
         )  # fmt: skip
         return self.shell.page(
             column(

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import panel as pn
 import panel_material_ui as pmui
 from panel.io import hold
+from panel.io.resources import LOCAL_DIST, patch_model_css
 
 from app.client.backend import Backend, BackendDown, BackendError
 from app.components import TopBar
@@ -36,6 +37,17 @@ PAGES = (
 """Group, path, name."""
 
 
+class Page(pmui.Page):
+    """A page whose style sheets come from this server in every session, also in one that a reconnecting browser opens."""
+
+    def server_doc(self, doc=None, title=None, location=True):
+        doc = super().server_doc(doc, title, location)
+        # Panel rewrites their addresses only while it writes the HTML; without this a reconnect would ask a CDN.
+        for root in doc.roots:
+            patch_model_css(root, dist_url=f"{pn.state.rel_path}/{LOCAL_DIST}" if pn.state.rel_path else LOCAL_DIST)
+        return doc
+
+
 class Shell:
     """One browser session's page. ``on_ready(capabilities)`` is awaited at the start and after each recovery."""
 
@@ -46,6 +58,7 @@ class Shell:
         self._doc = pn.state.curdoc
         self._alive, self._tasks = True, set()
         self._up: bool | None = None
+        self.pause = 1.0
         dark = (pn.state.cookies or {}).get("atlas-theme") == "dark" if self._doc else False
         self.bar = TopBar(pages=[list(p) for p in PAGES], here=here, dark=dark, on_theme=self._theme, sizing_mode="stretch_width", margin=0)
         self.banner = pn.pane.HTML("", visible=False, stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 16, 0))
@@ -111,14 +124,14 @@ class Shell:
 
     def page(self, *main) -> pmui.Page:
         """The whole page, served as one."""
-        self._page = pmui.Page(
+        self._page = Page(
             meta=pmui.template.base.Meta(title=f"{self.title} · Manifold Atlas", description="Browse, steer and verify the concepts of a network.",
                                          icon=FAVICON),  # fmt: skip
             header=[self.bar],
             main=[pn.Column(self.banner, *main, sizing_mode="stretch_width", margin=(24, 32), max_width=1440, css_classes=["atlas-page"])],
             dark_theme=self.bar.dark,
             theme_toggle=False,
-            theme_config={"light": MUI, "dark": MUI},
+            theme_config=MUI,
             raw_css=[CSS],
             busy_indicator=None,
             sx={
@@ -157,7 +170,7 @@ class Shell:
             except BackendError as error:
                 told = error
                 self.show(lambda told=told: self.tell(told))
-            await asyncio.sleep(3.0 if self._up else 1.0)
+            await asyncio.sleep((3.0 if self._up else 1.0) * self.pause)
 
     def _banner(self, kind: str, *sentences: str) -> None:
         first, rest = html.escape(sentences[0]), " ".join(html.escape(s) for s in sentences[1:] if s)
@@ -190,7 +203,7 @@ class Shell:
 def heading(text: str, note: str = "", *, level: int = 2) -> pn.pane.HTML:
     """A section's name and the one sentence that says how to read it."""
     said = f'<div class="atlas-quiet">{note}</div>' if note else ""
-    return pn.pane.HTML(f'<h{level} class="atlas-h{level}">{text}</h{level}>{said}', stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 8, 0))
+    return pn.pane.HTML(f'<h{level} class="atlas-h{level}">{text}</h{level}>{said}', stylesheets=[CSS], sizing_mode="stretch_width", margin=0)
 
 
 def quiet(text: str = "", **params) -> pn.pane.HTML:
@@ -208,6 +221,20 @@ def column(*parts, grow: str | None = None, gap: int = 16, **params) -> pn.Colum
 def columns(*parts, gap: int = 40) -> pn.Row:
     """Columns side by side; one below the other where they do not fit."""
     return row(*parts, gap=gap, align="flex-start")
+
+
+STAGE = """
+:host { display: grid !important; grid-template: "main side" auto "below side" 1fr / minmax(0, 2.1fr) minmax(320px, 1fr); gap: 16px 40px; align-items: start; }
+.stage-main { grid-area: main; } .stage-side { grid-area: side; } .stage-below { grid-area: below; }
+@media (max-width: 900px) { :host { grid-template: "main" auto "side" auto "below" auto / minmax(0, 1fr); } }
+"""
+
+
+def stage(main: pn.Column, side: pn.Column, below: pn.Column) -> pn.Column:
+    """A steering page: the answer, beside it the pad; on a narrow screen the pad stays right below what answers it."""
+    for part, name in ((main, "main"), (side, "side"), (below, "below")):
+        part.css_classes = [f"stage-{name}"]
+    return pn.Column(main, side, below, sizing_mode="stretch_width", margin=0, stylesheets=[STAGE])
 
 
 def row(*parts, gap: int = 12, align: str = "center", wrap: bool = True) -> pn.Row:

@@ -61,7 +61,7 @@ class Sinks:
         self.text = pmui.TextAreaInput(label="Text to look at", value=s.text, rows=2, max_length=4000, size="small", visible=False, **wide)
         self.lines = pmui.Select(label="Example texts", options=[], size="small", visible=False, **wide)
         self.pictures = Examples(waiting="Loading example pictures …", on_pick=self._example, visible=False, **wide)
-        self.file = pmui.FileInput(label="Own picture (PNG or JPEG)", accept="image/png,image/jpeg", visible=False, size="small", **wide)
+        self.file = pmui.FileInput(label="Own picture (PNG or JPEG)", accept="image/png,image/jpeg", visible=False, size="small", variant="outlined", **wide)
         self.heads = HeadBoard(waiting="Waiting for the backend …", on_pick=self._pick, **wide)
         self.legend = pn.pane.HTML("", stylesheets=[CSS], **wide)
         self.rule = quiet()
@@ -91,11 +91,11 @@ class Sinks:
             grow="1 1 420px",
         )  # fmt: skip
         self.body.objects = [
-            column(heading("Where it looks"), self.seen_note, self.seen, gap=8),
+            column(self.seen_note, self.seen, gap=12),
             columns(
                 column(heading("What the sink does to the output", "Change of the model's output, relative to its size, with attention held fixed."),
-                       self.effects, grow="3 1 300px"),
-                column(heading("Spectrum of its update", "Shares of the squared singular values."), self.spectrum, grow="2 1 220px"),
+                       self.effects, grow="3 1 300px", gap=10),
+                column(heading("Spectrum of its update", "Shares of the squared singular values."), self.spectrum, grow="2 1 220px", gap=10),
                 gap=32,
             ),
             column(heading("Value norms", "Norm of each key's output-projected value; the sink is warm."), self.norms, gap=8),
@@ -274,7 +274,8 @@ class Sinks:
                 f"Attention of “{detail.tokens[chosen].strip() or 'space'}”. Click it again for the mean of all queries." if chosen is not None
                 else f"Mean attention that each {thing} receives. Click one to see where that query looks."
             )  # fmt: skip
-            self.seen_note.object = f'<div class="atlas-quiet">{told}</div>'
+            scaled = " Patches are shaded against their own largest, tokens against the largest of all." if board.grid else ""
+            self.seen_note.object = f'<h2 class="atlas-h2">Where it looks</h2><div class="atlas-quiet">{told}{scaled}</div>'
             self.norms.object = heads.value_norms(detail)
             self.spectrum.object = heads.spectrum(detail)
             self.effects.object = heads.effects(detail)

@@ -7,7 +7,6 @@ import json
 import time
 import uuid
 
-import panel as pn
 import panel_material_ui as pmui
 import param
 from panel.io import hold
@@ -16,7 +15,7 @@ from app.client.backend import BackendError, Frame
 from app.client.latest import LatestWins
 from app.components import FilmStrip, FrameCanvas, ManifoldPad, SteerSlider
 from app.pages.address import bind
-from app.pages.shell import Shell, column, columns, heading, quiet, row
+from app.pages.shell import Shell, column, heading, quiet, row, stage
 from app.views.theme import ARMS, colour_at, palette
 from backend.wire.canvas import CanvasRequest, FilmstripRequest, ReadBack, Steer
 from backend.wire.capabilities import Capabilities, ManifoldInfo, ModelInfo
@@ -87,8 +86,10 @@ class SteerImage:
         self.pad = ManifoldPad(on_move=self._move, on_home=self._home, on_arm=self._flip, **wide)
         self.canvas = FrameCanvas(on_painted=self._painted, waiting="Waiting for the backend …", **wide)
         self.strip = FilmStrip(on_pick=lambda t: self._move(t, True), **wide)
-        self.save_png = pmui.FileDownload(label="Picture", filename="atlas.png", callback=self._png, variant="outlined", size="small", margin=0)
-        self.save_json = pmui.FileDownload(label="Record", filename="atlas-record.json", callback=self._json, variant="outlined", size="small", margin=0)
+        self.save_png = pmui.FileDownload(label="Picture", filename="atlas.png", callback=self._png, size="small", margin=0)
+        self.save_json = pmui.FileDownload(label="Record", filename="atlas-record.json", callback=self._json, size="small", margin=0)
+        # Set afterwards: given at once it is normalised twice, which warns.
+        self.save_png.variant = self.save_json.variant = "outlined"
         self.unsteer = pmui.Button(label="Unsteered (Home)", variant="text", size="small", margin=0, on_click=lambda _e: self._home())
         self.undo = pmui.Button(label="Undo", variant="text", size="small", disabled=True, margin=0, on_click=lambda _e: self._undo())
         self._panes()
@@ -111,17 +112,17 @@ class SteerImage:
             )), disable_gutters=True, elevation=0, sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
         left = column(
-            row(column(self.prompt, grow="1 1 0"), self.seed, self.dice, align="flex-start", wrap=False),
-            self.canvas, self.read,
-            column(heading("Film-strip", "The whole manifold for this prompt and seed. Click a stop to go there."), self.strip, gap=0),
+            row(column(self.prompt, grow="1 1 240px"), self.seed, self.dice, align="flex-start"), self.canvas, self.read,
+        )
+        below = column(
+            column(heading("Film-strip", "The whole manifold for this prompt and seed. Click a stop to go there."), self.strip, gap=8),
             row(self.save_png, self.save_json, self.undo, self.unsteer),
-            grow="2.1 1 560px",
         )  # fmt: skip
         right = column(
             self.choice, self.note, self.pad, self.strength, self.safe,
-            column(quiet("Shown side by side (keys 1 to 5)"), self.arms, gap=0), more, grow="1 1 340px", gap=12,
+            column(quiet("Shown side by side (keys 1 to 5)"), self.arms, gap=4), more, gap=12,
         )  # fmt: skip
-        return self.shell.page(columns(left, right))
+        return self.shell.page(stage(left, right, below))
 
     def _panes(self) -> None:
         shown = [a for a in ARMS if a in self.arms.value]

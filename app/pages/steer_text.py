@@ -17,7 +17,7 @@ from app.client.backend import BackendError
 from app.client.latest import LatestWins
 from app.components import DistributionBars, ManifoldPad, SpaceView, SteerSlider
 from app.pages.address import bind
-from app.pages.shell import Shell, column, columns, heading, quiet
+from app.pages.shell import Shell, column, columns, heading, quiet, stage
 from app.views.paths import path_panels
 from app.views.theme import ARMS, CSS, colour_at, palette
 from backend.wire.capabilities import Capabilities, ManifoldInfo
@@ -78,9 +78,9 @@ class SteerText:
     def view(self) -> pmui.Page:
         spaces = columns(
             column(heading("Activations", "Residuals at the site on three principal axes; the curve is the manifold. Drag to turn."),
-                   self.inside, grow="1 1 280px", gap=0),
+                   self.inside, grow="1 1 280px", gap=8),
             column(heading("Behaviour", "Square roots of the answer probabilities; one cursor an arm in both spaces."),
-                   self.outside, grow="1 1 280px", gap=0),
+                   self.outside, grow="1 1 280px", gap=8),
             gap=32,
         )  # fmt: skip
         told = columns(
@@ -94,14 +94,15 @@ class SteerText:
             ],
             gap=24,
         )  # fmt: skip
-        left = column(
-            self.prompt, self.bars, self.read, spaces,
-            column(heading("Along the way", "Probability of each class from the unsteered place to the point, for each arm."), self.path, gap=0),
-            column(heading("Continuations", "Greedy continuation of the prompt, written when the point is released."), told, gap=0),
-            self.timing, grow="2.1 1 560px", gap=24,
+        main = column(self.prompt, self.bars, self.read, gap=24)
+        below = column(
+            spaces,
+            column(heading("Along the way", "Probability of each class from the unsteered place to the point, for each arm."), self.path, gap=8),
+            column(heading("Continuations", "Greedy continuation of the prompt, written when the point is released."), told, gap=8),
+            self.timing, gap=24,
         )  # fmt: skip
-        right = column(self.choice, self.note, self.pad, self.strength, self.examples, grow="1 1 340px", gap=12)
-        return self.shell.page(columns(left, right))
+        right = column(self.choice, self.note, self.pad, self.strength, self.examples, gap=12)
+        return self.shell.page(stage(main, right, below))
 
     # ------------------------------------------------------------------ what people do
 

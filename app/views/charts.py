@@ -67,7 +67,7 @@ def radial(values: Sequence[float], colours: Sequence[str], *, title: str, size:
     if not values:
         return ""
     n, c, top = len(values), size / 2, max(max(values), 1e-12)
-    reach = c - 18
+    reach = c - 26
     parts = [f'<circle cx="{c}" cy="{c}" r="{reach * q:.1f}" fill="none" stroke="currentColor" opacity=".14"/>' for q in (0.5, 1.0)]
     for i, value in enumerate(values):
         a0, a1 = 2 * math.pi * (i - 0.46) / n, 2 * math.pi * (i + 0.46) / n
@@ -79,7 +79,7 @@ def radial(values: Sequence[float], colours: Sequence[str], *, title: str, size:
         )
     for degrees in (0, 90, 180, 270):
         a = math.radians(degrees)
-        parts.append(_text(c + (reach + 10) * math.cos(a), c - (reach + 10) * math.sin(a) + 4, f"{degrees}°", cls="faint"))
+        parts.append(_text(c + (reach + 12) * math.cos(a), c - (reach + 12) * math.sin(a) + 4, f"{degrees}°", cls="faint"))
     return f'<figure style="margin:0">{_svg(size, size, "".join(parts), f"Tuning to {title}")}<figcaption class="atlas-quiet" style="text-align:center">{escape(title)}</figcaption></figure>'
 
 
@@ -115,7 +115,7 @@ def scatter(points: Sequence[tuple[float, float, str, str]], *, across: str, up:
 
 
 def interval(value: float | None, low: float | None, high: float | None, controls: dict[str, float | None], *, unit: str = "",
-             width: float = 460) -> str:  # fmt: skip
+             width: float = 360) -> str:  # fmt: skip
     """One value with its interval, and its controls as small dots on the same axis, each named."""
     if value is None:
         return ""
@@ -166,6 +166,9 @@ def lines(series: Sequence[tuple[str, str, Sequence[float], bool]], fraction: Se
         parts.append(_text(at(f, 0)[0], base + 15, words, anchor={0.0: "start", 0.5: "middle", 1.0: "end"}[f], cls="faint"))
     placed: list[tuple[float, float]] = []
     names = []
+    # Only curves that matter are named: the highest, and at most four of them.
+    telling = sorted((max(v) for _, _, v, _ in series if v), reverse=True)
+    least = max(0.12, telling[min(3, len(telling) - 1)] - 1e-9) if telling else 1.0
     for name, colour, values, dashed in series:
         if not values or max(values) < 0.02:
             continue
@@ -173,15 +176,17 @@ def lines(series: Sequence[tuple[str, str, Sequence[float], bool]], fraction: Se
         dash = ' stroke-dasharray="4 4"' if dashed else ""
         parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2.4" stroke-linejoin="round"{dash}><title>{escape(name)}</title></path>')
         peak = max(range(len(values)), key=lambda i: values[i])
-        if values[peak] < 0.12:
+        if max(values) < least:
             continue
         x, y = at(fraction[peak], values[peak])
-        x, y = min(max(x, left + 14), right - 14), max(y - 5, 10.0)
-        while any(abs(x - a) < 34 and abs(y - b) < 11 for a, b in placed) and y > 10:
-            y -= 11
-        if not any(abs(x - a) < 34 and abs(y - b) < 11 for a, b in placed):
+        half = 3.1 * len(name)
+        anchor = "start" if x - half < left else "end" if x + half > right else "middle"
+        y = max(y - 5, 10.0)
+        while any(abs(x - a) < 56 and abs(y - b) < 12 for a, b in placed) and y > 12:
+            y -= 12
+        if not any(abs(x - a) < 56 and abs(y - b) < 12 for a, b in placed):
             placed.append((x, y))
-            names.append(_text(x, y, name, more='style="paint-order:stroke" font-weight="700"'))
+            names.append(_text(x, y, name, anchor=anchor, more='font-weight="700"'))
     return _svg(width, height, "".join(parts + names), label)
 
 

@@ -81,8 +81,8 @@ def entry(finding: Finding) -> dict:
 def tally(findings: Sequence[Finding]) -> str:
     """How many hold, fall short, and so on, in words."""
     counts = {s: sum(f.status == s for f in findings) for s in ORDER}
-    words = {"holds": "hold", "falls short": "fall short", "null": "are null", "contradicted": "are contradicted", "unjudged": "are not judged"}
-    told = [f"{counts[s]} {words[s]}" for s in ("holds", "falls short", "null", "contradicted", "unjudged") if counts[s]]
+    words = {"holds": "holding", "falls short": "falling short", "unjudged": "not judged"}
+    told = [f"{counts[s]} {words.get(s, s)}" for s in ("holds", "falls short", "null", "contradicted", "unjudged") if counts[s]]
     return f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" + (": " + ", ".join(told) if told else "")
 
 

@@ -85,12 +85,11 @@ def most_telling(heads: Sequence[HeadSummary]) -> tuple[int, int] | None:
 def sentence(detail: HeadDetail) -> str:
     """What this head does, with its numbers."""
     h = detail.summary
-    label = detail.causal_label or h.label
-    told = SAYS.get(label, label)
-    causal = f" Exchanging the sink's value says <b>{escape(detail.causal_label)}</b>." if detail.causal_label and detail.causal_label != h.label else ""
+    told = SAYS.get(h.label, h.label)
+    causal = f" Exchanging its value, with attention held fixed, says <b>{escape(detail.causal_label)}</b>: it {SAYS.get(detail.causal_label, '')}." if detail.causal_label else ""
     fixed = " It stands at position 0 of a causal model, so it cannot depend on content: what it sends is a bias." if h.constant and h.label != "no sink" else ""
     return (
-        f'<div style="font-size:14px;line-height:1.5">Layer {h.layer}, head {h.head} {told}. {100 * h.strength:.0f} % of its attention goes to '
+        f'<div style="font-size:14px;line-height:1.5">By observation it {told}. {100 * h.strength:.0f} % of its attention goes to '
         f"<b>{escape(h.token.strip() or 'a space')}</b>.{fixed}{causal}</div>"
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import colorcet
 
-ACCENT = "#0f7c86"
+ACCENT, ACCENT_DARK = "#0f7c86", "#3cb8c3"
 
 ARMS: dict[str, tuple[str, str]] = {
     "off": ("Unsteered", "#7b8794"),
@@ -36,8 +36,7 @@ def colour_at(t: float, kind: str) -> str:
     return palette(kind, 72)[int(t * 72) % 72 if kind in ("ring", "torus") else min(int(t * 72), 71)]
 
 
-MUI = {
-    "palette": {"primary": {"main": ACCENT}},
+_MUI = {
     "shape": {"borderRadius": 8},
     "typography": {
         "fontFamily": "Roboto, 'Helvetica Neue', Arial, sans-serif", "fontSize": 14,
@@ -52,6 +51,8 @@ MUI = {
         "MuiAccordionDetails": {"styleOverrides": {"root": {"padding": "8px 0 0"}}},
     },
 }  # fmt: skip
+
+MUI = {"light": {"palette": {"primary": {"main": ACCENT}}, **_MUI}, "dark": {"palette": {"primary": {"main": ACCENT_DARK}}, **_MUI}}
 """What the widgets take from the theme, in light and dark."""
 
 FAVICON = (

@@ -1,0 +1,27 @@
+"""The stand-in backend, spoken to without a socket."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import httpx
+import pytest
+
+
+@pytest.fixture(scope="session")
+def stand_in() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("atlas_fake_backend", Path(__file__).with_name("fake_backend.py"))
+    module = importlib.util.module_from_spec(spec)
+    # FastAPI resolves annotations of its routes by the module's name.
+    import sys
+
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def transport(stand_in) -> httpx.ASGITransport:
+    return httpx.ASGITransport(app=stand_in.make_app(delay=0.005))

@@ -1,0 +1,320 @@
+"""Pages without a browser: each builds without a network, and answers people against the stand-in backend."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import socket
+
+import httpx
+import pytest
+
+from app import serve
+from app.client.backend import Backend, BackendDown, BackendError
+from app.pages.catalogue import Catalogue
+from app.pages.explore import Explore
+from app.pages.home import Home
+from app.pages.shell import PAGES, Shell
+from app.pages.sinks import Sinks
+from app.pages.steer_image import SteerImage
+from app.pages.steer_text import SteerText
+from backend.wire.frame import unpack
+
+
+@pytest.fixture
+def open_page(transport):
+    """Make a page, connect it to the stand-in backend and let it get ready."""
+
+    async def make(kind, **state):
+        page = kind()
+        if state:
+            page.state.param.update(**state)
+        if hasattr(page, "_first"):
+            page._first = page.state.t is None
+        page.shell.client = Backend("http://backend", transport=transport)
+        page.view()
+        await page._ready(await page.shell.client.capabilities())
+        await settle(page)
+        return page
+
+    return make
+
+
+async def settle(page, seconds: float = 8.0) -> None:
+    """Wait until nothing of the page is under way."""
+    quiet = 0
+    for _ in range(int(seconds / 0.01)):
+        await asyncio.sleep(0.01)
+        busy = any(getattr(page, n).busy for n in ("latest", "boards", "details") if hasattr(page, n))
+        quiet = 0 if busy or page.shell._tasks else quiet + 1
+        if quiet > 3:
+            return
+    raise AssertionError("the page is still busy")
+
+
+def _blocked(*_args, **_kwargs):
+    raise AssertionError("a page touched the network while it was built")
+
+
+@pytest.mark.parametrize("route", sorted(set(serve.ROUTES) - {"/"}))
+def test_each_page_builds_without_network(route, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", _blocked)
+    page = importlib.import_module(f"app.pages.{route.replace('-', '_')}").page()
+    root = page.get_root()
+    assert root.select_one({"name": "TopBar"}) is not None
+
+
+def test_every_page_of_the_bar_is_served():
+    assert {path for _, path, _ in PAGES} | {"/"} == set(serve.ROUTES) == set(serve.TITLES)
+
+
+def test_a_busy_port_is_a_sentence(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("ATLAS_APP_PORT", str(taken.getsockname()[1]))
+        monkeypatch.delenv("ATLAS_HOST", raising=False)
+        with pytest.raises(serve.PortBusy, match="ATLAS_APP_PORT="):
+            serve.start()
+
+
+# ---------------------------------------------------------------------- steer image
+
+
+async def test_steer_image_shows_what_it_does_and_follows(open_page):
+    page = await open_page(SteerImage)
+    assert page.state.t is not None, "the first view moves by itself once"
+    assert [p["arm"] for p in page.canvas.panes] == ["off", "manifold", "chord"]
+    header, _ = unpack(page.canvas.frame)
+    assert header["steer"][0]["t"] == pytest.approx(page.state.t, abs=1e-3)
+    assert page.strip.frame and page.canvas.stops == page.strip.frame
+    assert page.pad.landed is not None and "sent" in page.read.object
+
+
+async def test_a_storm_ends_on_the_last_value(open_page):
+    page = await open_page(SteerImage, t=0.1)
+    for i in range(200):
+        page._move(i / 400, False)
+        if i % 20 == 0:
+            await asyncio.sleep(0.002)
+    page._move(0.777, True)
+    await settle(page)
+    header, _ = unpack(page.canvas.frame)
+    assert header["steer"][0]["t"] == pytest.approx(0.777) and not header["preview"]
+    assert page.state.t == pytest.approx(0.777) and page.pad.t == pytest.approx(0.777)
+
+
+async def test_home_and_undo(open_page):
+    page = await open_page(SteerImage, t=0.25)
+    page._move(0.5, True)
+    page._home()
+    await settle(page)
+    assert page.state.t is None and not page.pad.steered
+    assert all(p["empty"] for p in page.canvas.panes if p["arm"] != "off")
+    page._undo()
+    await settle(page)
+    assert page.state.t == pytest.approx(0.5)
+    page._undo()
+    await settle(page)
+    assert page.state.t == pytest.approx(0.25)
+
+
+async def test_keys_toggle_arms_and_a_second_manifold_joins(open_page):
+    page = await open_page(SteerImage, t=0.25)
+    page._flip(5)
+    await settle(page)
+    assert "random" in page.state.arms and "random" in [a["arm"] for a in unpack(page.canvas.frame)[0]["arms"]]
+    page.also.value = "hue"
+    await settle(page)
+    assert [s["manifold"] for s in unpack(page.canvas.frame)[0]["steer"]] == ["light-azimuth", "hue"]
+
+
+async def test_the_picture_carries_its_record(open_page):
+    from PIL import Image
+
+    page = await open_page(SteerImage, t=0.25)
+    image = Image.open(page._png())
+    assert json.loads(image.text["manifold-atlas"]) == json.loads(page._json().getvalue())
+
+
+async def test_a_new_prompt_forgets_the_old_pictures(open_page):
+    page = await open_page(SteerImage, t=0.25)
+    old = page.canvas.frame
+    page.prompt.value = "a blue sphere"
+    assert page.canvas.stale and page.unsteered is None
+    await settle(page)
+    assert not page.canvas.stale and page.canvas.frame != old and "prompt=a+blue+sphere" in page.shell.bar.query
+
+
+# ---------------------------------------------------------------------- steer text
+
+
+async def test_steer_text_moves_the_answer(open_page):
+    page = await open_page(SteerText, t=2 / 7)
+    steered = next(a for a in page.bars.arms if a["arm"] == "manifold")
+    assert steered["classes"].index(max(steered["classes"])) == 2
+    assert "Wednesday" in page.stories["manifold"].object
+    assert "<svg" in page.path.object and page.inside.curves and page.outside.cursors
+    page._move(5 / 7, True)
+    await settle(page)
+    steered = next(a for a in page.bars.arms if a["arm"] == "manifold")
+    assert steered["classes"].index(max(steered["classes"])) == 5 and "Saturday" in page.stories["manifold"].object
+    page._home()
+    await settle(page)
+    assert [a["arm"] for a in page.bars.arms] == ["off"]
+
+
+# ---------------------------------------------------------------------- explore
+
+
+async def test_explore_opens_a_block_filters_and_recolours(open_page):
+    page = await open_page(Explore)
+    assert page.state.block == 17 and page.body.visible and "Steer it" in page.title.object
+    assert "/steer-image?manifold=light-azimuth" in page.title.object
+    assert len(page.cloud.points) == 12 * len(page.cloud.colour_index)
+    page._filter(query="17")
+    assert page.search.found == "1 of 512" and sum(page.map.shown) == 1
+    page._filter(query="nothing like it")
+    assert page.list.rows == [] and "widen" in page.list.waiting
+    page._filter(query="", topology="line")
+    assert 0 < sum(page.map.shown) < 512
+    before = page.cloud.colour_index
+    page.colour.value = "hue"
+    assert page.state.colour == "hue" and page.cloud.colour_index != before
+    page._at(3)
+    await settle(page)
+    assert page.state.block == 3 and page.detail.index == 3
+
+
+async def test_explore_restores_the_address(open_page):
+    page = await open_page(Explore, featurizer="tabletop-dino-6", block=41, query="shape")
+    assert page.detail.index == 41 and len(page.blocks) == 3000 and page.map.chosen == 41
+
+
+# ---------------------------------------------------------------------- sinks
+
+
+async def test_sinks_opens_the_strongest_and_asks_for_a_query(open_page):
+    page = await open_page(Sinks)
+    assert page.info.kind == "vision" and page.pictures.items and page.body.visible
+    strongest = max((h for h in page.board.board if h.label != "no sink"), key=lambda h: h.strength)
+    assert [page.state.layer, page.state.head] == [strongest.layer, strongest.head] == page.heads.chosen
+    page._query(9)
+    await settle(page)
+    assert page.seen.query == 9 and sum(page.seen.weights) == pytest.approx(1.0, abs=1e-6)
+    page._pick(0, 0)
+    await settle(page)
+    assert page.detail.summary.layer == 0 and page.seen.query == -1
+    page._resize("value_ratio")
+    assert max(c["value"] for c in page.heads.cells) == pytest.approx(1.0)
+
+
+async def test_sinks_reads_own_text_and_refuses_a_large_picture(open_page):
+    page = await open_page(Sinks, model="calendar-llama")
+    assert page.text.visible and not page.pictures.visible and page.lines.options
+    page.text.value = "one two three"
+    await settle(page)
+    assert [t.strip() for t in page.detail.tokens] == ["<bos>", "one", "two", "three"]
+    page._own(b"x" * (5 * 2**20))
+    assert "4 MB" in page.shell.banner.object
+
+
+# ---------------------------------------------------------------------- catalogue and home
+
+
+async def test_catalogue_filters_and_replays(open_page):
+    page = await open_page(Catalogue, status="falls short")
+    assert [i["id"] for i in page.list.items] == ["light-ring/off-target"]
+    page.choices["status"].value = ""
+    assert len(page.list.items) == 5 and "What is installed" not in page.cards.object and "Tabletop SDXL" in page.cards.object
+    page._replay("light-ring", 0, "small")
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        if page.list.jobs.get("light-ring", {}).get("state") == "running":
+            break
+    page._cancel("light-ring")
+    await settle(page)
+    assert page.list.jobs["light-ring"]["state"] == "cancelled"
+
+
+async def test_home_shows_all_three(open_page):
+    page = await open_page(Home)
+    assert len(unpack(page.turn.frame)[0]["arms"]) == 12 and page.turn.colours
+    assert len(page.dial.rows) == 41 and page.dial.labels[0].strip() == "Monday"
+    assert page.board.cells and "findings" in page.state.object
+
+
+# ---------------------------------------------------------------------- the shell
+
+
+async def test_an_empty_backend_names_the_next_command(transport):
+    from backend.wire.capabilities import Capabilities
+
+    empty = Capabilities(version="0", device="cpu", models=[], manifolds=[], featurizers=[])
+    for kind in (SteerImage, SteerText, Explore, Sinks):
+        page = kind()
+        page.shell.client = Backend("http://backend", transport=transport)
+        await page._ready(empty)
+        await settle(page)
+        told = " ".join(str(getattr(p, "waiting", "")) for p in (page.__dict__.values()))
+        assert "manifold-atlas train" in told, kind.__name__
+
+
+async def test_a_refusal_is_told_and_taken_back(open_page):
+    page = await open_page(SteerImage, t=0.25)
+    page.shell.tell(BackendError("A was asked.", "<B> is true.", "Do C."))
+    assert page.shell.banner.visible and "&lt;B&gt;" in page.shell.banner.object
+    page._move(0.4, True)
+    await settle(page)
+    assert not page.shell.banner.visible
+
+
+async def test_the_watch_sees_a_loss_and_a_return(stand_in):
+    up = {"yes": True}
+    inner = httpx.ASGITransport(app=stand_in.make_app(delay=0.0))
+
+    class Line(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            if not up["yes"]:
+                raise httpx.ConnectError("down")
+            return await inner.handle_async_request(request)
+
+    ready = []
+
+    async def on_ready(caps):
+        ready.append(caps)
+
+    shell = Shell("home", title="x", on_ready=on_ready)
+    shell.client = Backend("http://backend", transport=Line())
+    shell.pause = 0.01
+    watch = asyncio.ensure_future(shell._watch())
+    try:
+        for change, state, times in ((True, "ready", 1), (False, "lost", 1), (True, "ready", 2)):
+            up["yes"] = change
+            for _ in range(300):
+                await asyncio.sleep(0.01)
+                if shell.bar.state == state and len(ready) == times:
+                    break
+            assert (shell.bar.state, len(ready)) == (state, times)
+            assert shell.banner.visible == (not change)
+    finally:
+        shell._alive = False
+        watch.cancel()
+
+
+async def test_a_failed_task_is_told_without_a_traceback(transport):
+    shell = Shell("home", title="x")
+
+    async def broken():
+        raise RuntimeError("secret detail")
+
+    async def down():
+        raise BackendDown("a", "b", "c")
+
+    shell.run(broken())
+    await asyncio.sleep(0.02)
+    assert shell.banner.visible and "secret" not in shell.banner.object and "Traceback" not in shell.banner.object
+    shell.run(down())
+    await asyncio.sleep(0.02)
+    assert shell.bar.state == "lost"
