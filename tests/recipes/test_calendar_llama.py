@@ -39,6 +39,14 @@ def test_centroids_average_by_true_class() -> None:
     assert recipe.centroids(points, classes, 2).flatten().tolist() == [3.0, 3.0]
 
 
+def test_class_share_runs_from_nothing_to_all() -> None:
+    classes, middles = torch.tensor([0, 0, 1, 1]), torch.tensor([[0.0], [2.0]])
+    points = middles[classes] + torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])
+    assert recipe.class_share(middles[classes], middles, classes) == pytest.approx(1.0)
+    assert recipe.class_share(points, middles, classes) == pytest.approx(0.5)
+    assert recipe.class_share(points, torch.ones(2, 1), classes) == 0.0
+
+
 def test_held_out_pairs_are_a_seeded_tenth() -> None:
     kept = recipe.held_out(0)
     assert {name: len(pairs) for name, pairs in kept.items()} == {"weekdays": 5, "months": 9, "letters": 5, "ages": 91}
