@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -47,11 +48,15 @@ class ModelShelf:
     ``ready`` runs on the loading thread before anybody gets the model: reader, first warm picture.
     """
 
+    retry_after = 10.0
+    """Seconds after which a model that failed is tried again when it is asked for: it may have been made anew."""
+
     def __init__(self, *, load: Callable[[str], Any], available: Callable[[], list[str]],
                  ready: Callable[[Any], None]) -> None:  # fmt: skip
         self._load, self._available, self._ready = load, available, ready
         self._slots: dict[str, Future] = {}
         self._lock = threading.Lock()
+        self._failed_at: dict[str, float] = {}
         self._queue: list[str] = []
         self._thread: threading.Thread | None = None
         self.now = ""
@@ -94,7 +99,9 @@ class ModelShelf:
         until = time.monotonic() + (load_wait() if wait is None else wait)
         while not self.listed.is_set() and time.monotonic() < until:
             await asyncio.sleep(0.02)
-        slot = self._slots.get(name) or await asyncio.to_thread(self._look_again, name)
+        slot = self._slots.get(name)
+        if slot is None or time.monotonic() - self._failed_at.get(name, math.inf) > self.retry_after:
+            slot = await asyncio.to_thread(self._look_again, name)
         if slot is None:
             known = ", ".join(self._slots) or "none yet; make one with 'manifold-atlas train NAME'"
             raise NotFound(f"The model {name} was asked for.", f"Models here: {known}.", "Choose one of these.")
@@ -132,7 +139,7 @@ class ModelShelf:
 
     def _enqueue(self, name: str) -> None:
         with self._lock:
-            if name not in self._slots:
+            if name not in self._slots or self._failed_at.pop(name, None) is not None:
                 self._slots[name] = Future()
                 self._queue.append(name)
 
@@ -162,6 +169,7 @@ class ModelShelf:
                 log.info("%s is ready after %.1f s.", name, time.monotonic() - began)
             except Exception as error:
                 log.warning("%s could not be loaded: %s", name, error, exc_info=not isinstance(error, AtlasError))
+                self._failed_at[name] = time.monotonic()
                 self._slots[name].set_exception(error)
 
 

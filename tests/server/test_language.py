@@ -65,11 +65,11 @@ async def test_steered_completions_differ_and_refusals_come_as_a_status(client):
     steer = {"manifold": "days", "t": 0.6, "strength": 4.0, "positions": "all"}
     steered = (await client.post("/v1/completions", json={**body, "steering": steer})).json()["choices"][0]
     assert plain["logprobs"]["token_logprobs"] != steered["logprobs"]["token_logprobs"]
-    for change, status in (({"steering": {**steer, "manifold": "light"}}, 422), ({"model": "tiny"}, 422),
-                           ({"prompt": "a" * 4001}, 422), ({"stop": ["a"] * 5}, 422), ({"max_tokens": 0}, 422)):  # fmt: skip
+    for change in ({"steering": {**steer, "manifold": "light"}}, {"model": "tiny"}, {"prompt": "a" * 4001},
+                   {"stop": ["a"] * 5}, {"max_tokens": 0}):  # fmt: skip
         for stream in (False, True):
             answer = await client.post("/v1/completions", json={**body, **change, "stream": stream})
-            assert answer.status_code == status and answer.json()["todo"]
+            assert answer.status_code == 422 and answer.json()["todo"]
 
 
 async def test_several_texts_and_a_drag_share_the_device(client):

@@ -71,6 +71,25 @@ async def test_a_model_that_appears_later_is_found(monkeypatch, home):
             assert (await client.post("/v1/completions", json=body)).status_code == 200
 
 
+async def test_a_model_that_failed_is_tried_again_when_it_is_asked_for(monkeypatch, home):
+    answers = [Corrupt("It was to be read.", "It is cut short.", "Make it again."), text_adapter()]
+
+    def load(name):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with serving(load=load, available=lambda: ["tiny-llama"], warm=False) as (state, app):
+        async with client_of(app) as client:
+            body = {"model": "tiny-llama", "prompt": "Monday", "max_tokens": 1}
+            assert (await client.post("/v1/completions", json=body)).status_code == 500
+            assert (await client.post("/v1/completions", json=body)).status_code == 500  # not at once
+            monkeypatch.setattr(state.models, "retry_after", 0.0)
+            assert (await client.post("/v1/completions", json=body)).status_code == 200
+            assert (await client.get("/v1/health")).json()["status"] == "ready"
+
+
 async def test_a_full_queue_is_a_503_with_what_is_true(home):
     with serving(load=lambda name: text_adapter(), available=lambda: ["tiny-llama"], warm=False,
                  scheduler=Scheduler(max_waiting=1)) as (state, app):  # fmt: skip
