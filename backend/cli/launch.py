@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import webbrowser
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -34,7 +35,7 @@ def run(
     port: Port = None,
     backend: BackendPort = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser when it is ready.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds that both may take to start.")] = 300.0,
+    timeout: Annotated[float, typer.Option(help="Seconds that both may take to start.")] = 600.0,
 ) -> None:
     """Start backend and app, wait until both answer, print the address. Ctrl-C stops both.
 
@@ -60,7 +61,7 @@ def supervise(children: list[Child], *, address: str, timeout: float, browser: b
         for child in children:
             child.start()
         with console.status("starting Manifold Atlas") as status:
-            wait_ready(children, timeout=timeout, say=status.update)
+            wait_ready(children, timeout=timeout, say=_teller(status.update))
         console.print(f"[bold]Manifold Atlas[/bold] is ready: [bold cyan]{address}[/bold cyan]   (Ctrl-C stops it)")
         if browser:
             webbrowser.open(address)
@@ -75,6 +76,21 @@ def supervise(children: list[Child], *, address: str, timeout: float, browser: b
             child.stop()
         signal.signal(signal.SIGTERM, before)
     console.print("stopped.")
+
+
+def _teller(update: Callable[[str], None]) -> Callable[[str], None]:
+    """Show a state in the spinner; in a log, where nothing spins, print a line where what is awaited changes."""
+    said = ""
+
+    def say(message: str) -> None:
+        nonlocal said
+        update(message)
+        what = message.rpartition(",")[0]
+        if not console.is_terminal and what != said:
+            console.print(message, highlight=False)
+            said = what
+
+    return say
 
 
 def _revive(child: Child) -> None:

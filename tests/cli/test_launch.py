@@ -101,6 +101,14 @@ def test_a_dead_child_is_restarted_and_after_three_deaths_everything_stops(home)
     assert not alive(good.process.pid)
 
 
+def test_a_log_gets_a_line_where_the_state_changes(capsys, monkeypatch):
+    monkeypatch.setattr(launch.console, "file", sys.stderr)
+    say = launch._teller(lambda message: None)
+    for message in ("waiting for the app, 1 s", "waiting for the app, 2 s", "waiting for the backend (loading), 3 s"):
+        say(message)
+    assert capsys.readouterr().err.splitlines() == ["waiting for the app, 1 s", "waiting for the backend (loading), 3 s"]
+
+
 def test_interrupting_stops_both(home):
     children = [child("import time; time.sleep(60)", title=name) for name in ("one", "two")]
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
