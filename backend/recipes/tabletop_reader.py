@@ -26,7 +26,7 @@ from backend.worlds.tabletop import RANGES, SHAPES, dataset_folder, load_rendere
 
 NAME = "tabletop-reader"
 N_TRAIN, N_TEST, TRAIN_SEED, TEST_SEED = 20_000, 2_000, 1, 2
-STEPS, BATCH, PEAK = 1_050, 64, 2e-3
+STEPS, BATCH, PEAK = 800, 64, 2e-3
 WEIGHTS = {"hue": 1.0, "light_azimuth": 1.5, "yaw": 1.0}
 GATE = {"shape_accuracy": 0.98, "light_azimuth_median_deg": 5.0}
 
