@@ -334,7 +334,7 @@ def write_card(
         "recipe": "backend.recipes.calendar_llama", "command": f"manifold-atlas train {NAME}",
         "n_parameters": n_parameters, "n_layers": model.config.num_hidden_layers, "d_model": model.config.hidden_size,
         "n_vocabulary": len(tokenizer), "bytes": size, "seed": seed, "steps": steps,
-        "training_seconds": round(seconds, 1), "licence": "MIT", "data": "procedural stories of the calendar world",
+        "training_seconds": round(seconds, 1), "licence": "Apache-2.0", "data": "procedural stories of the calendar world",
         "site": f"{NAME}/{site}#resid_post", "gate": found["gate"], "tasks": tasks,
         "held_out_before_joining": {"until_step": switch, "tasks": earlier},
         "untrained_copies": control, "examples": examples,
@@ -353,7 +353,7 @@ def write_card(
         f"""---
 library_name: transformers
 pipeline_tag: text-generation
-license: mit
+license: apache-2.0
 ---
 
 # calendar-llama
