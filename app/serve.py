@@ -31,10 +31,14 @@ ROUTES: dict[str, Callable[[], pn.viewable.Viewable]] = {
 }
 
 TITLES = {
-    "/": "Manifold Atlas", "home": "Manifold Atlas", "explore": "Blocks · Manifold Atlas", "sinks": "Sinks · Manifold Atlas",
-    "steer-image": "Steer image · Manifold Atlas", "steer-text": "Steer text · Manifold Atlas",
+    "/": "Manifold Atlas",
+    "home": "Manifold Atlas",
+    "explore": "Blocks · Manifold Atlas",
+    "sinks": "Sinks · Manifold Atlas",
+    "steer-image": "Steer image · Manifold Atlas",
+    "steer-text": "Steer text · Manifold Atlas",
     "catalogue": "Findings · Manifold Atlas",
-}  # fmt: skip
+}
 
 
 class PortBusy(Exception):
@@ -78,12 +82,21 @@ def start() -> object:
     pn.extension(notifications=False)
     warm()
     server = pn.serve(
-        dict(ROUTES), port=number, address=host(), title=dict(TITLES), show=False, start=False, verbose=False, location=True,
+        dict(ROUTES),
+        port=number,
+        address=host(),
+        title=dict(TITLES),
+        show=False,
+        start=False,
+        verbose=False,
+        location=True,
         websocket_origin=[f"localhost:{number}", f"127.0.0.1:{number}", *_origins()],
         # A slow machine may need a minute between the page and its connection; a session that is gone by then shows nothing.
-        unused_session_lifetime=300_000, check_unused_sessions=30_000, session_token_expiration=900,
+        unused_session_lifetime=300_000,
+        check_unused_sessions=30_000,
+        session_token_expiration=900,
         keep_alive_milliseconds=20_000,
-    )  # fmt: skip
+    )
     # A pattern without a port allows every port: a container's port may be published under any number.
     server._tornado._websocket_origins |= {"localhost", "127.0.0.1"}
     server.start()

@@ -1,8 +1,8 @@
 """Typed, asynchronous calls to the backend. Every failure is one of two errors that carry sentences for people.
 
-    BackendError
-    ├── Asked wrongly: the server answered with an ``ErrorBody`` (asked, true, todo)
-    └── BackendDown: nobody answered
+BackendError
+├── Asked wrongly: the server answered with an ``ErrorBody`` (asked, true, todo)
+└── BackendDown: nobody answered
 """
 
 from __future__ import annotations
@@ -185,8 +185,11 @@ class Backend:
                             return
             except httpx.TransportError as error:
                 if cuts >= 20:
-                    raise BackendDown("A job was being followed.", f"The backend stopped answering ({type(error).__name__}).",
-                                      "Look at the findings again when it is back.") from error  # fmt: skip
+                    raise BackendDown(
+                        "A job was being followed.",
+                        f"The backend stopped answering ({type(error).__name__}).",
+                        "Look at the findings again when it is back.",
+                    ) from error
             cuts += 1
             if cuts > 20:
                 return

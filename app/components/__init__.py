@@ -22,6 +22,20 @@ from app.components.strip import FilmStrip
 from app.components.turntable import Turntable
 
 __all__ = [
-    "AttentionView", "BlockMap", "Dial", "DistributionBars", "Examples", "FilmStrip", "FindingList", "FrameCanvas", "HeadBoard",
-    "ManifoldPad", "Picks", "SearchBox", "SpaceView", "SteerSlider", "TopBar", "Turntable",
-]  # fmt: skip
+    "AttentionView",
+    "BlockMap",
+    "Dial",
+    "DistributionBars",
+    "Examples",
+    "FilmStrip",
+    "FindingList",
+    "FrameCanvas",
+    "HeadBoard",
+    "ManifoldPad",
+    "Picks",
+    "SearchBox",
+    "SpaceView",
+    "SteerSlider",
+    "TopBar",
+    "Turntable",
+]

@@ -19,7 +19,9 @@ class FrameCanvas(JSComponent):
 
     frame = param.Bytes(default=b"", doc="The last frame; arms it lacks keep their picture.")
     panes = param.List(default=[])
-    stops = param.Bytes(default=b"", doc="The film-strip's frame: a drag cross-fades it at once, until the exact picture is there.")
+    stops = param.Bytes(
+        default=b"", doc="The film-strip's frame: a drag cross-fades it at once, until the exact picture is there."
+    )
     timing = param.Dict(default={}, doc="Milliseconds by stage, in order; drawn as the latency bar.")
     waiting = param.String(default="", doc="What is awaited; shown on panes without a picture.")
     stale = param.Boolean(default=False, doc="True dims the pictures: they belong to an older prompt or seed.")

@@ -23,7 +23,9 @@ class ManifoldPad(JSComponent):
     ticks = param.List(default=[], doc="[t, label] pairs.")
     colours = param.List(default=[], doc="Colours along the coordinate, evenly spaced, as #rrggbb.")
     label = param.String(default="", doc="What the coordinate is, for screen readers and the pad's middle.")
-    unit = param.String(default="", doc="`°` reads the coordinate as a share of 360; otherwise the nearest name is read out.")
+    unit = param.String(
+        default="", doc="`°` reads the coordinate as a share of 360; otherwise the nearest name is read out."
+    )
     names = param.List(default=[], doc="[t, name] of every named place where ``ticks`` shows only some.")
     steered = param.Boolean(default=False, doc="False draws the point hollow: nothing is steered yet.")
 

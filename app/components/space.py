@@ -14,7 +14,9 @@ class SpaceView(JSComponent):
     points = param.Bytes(default=b"", doc="float32 x, y, z of each point.")
     colour_index = param.Bytes(default=b"", doc="One byte a point: its place in ``palette``.")
     palette = param.List(default=[], doc="Up to 256 colours as #rrggbb.")
-    curves = param.List(default=[], doc='{"points": [[x, y, z], ...], "colours": [...] | "colour", "width", "dash", "closed"}.')
+    curves = param.List(
+        default=[], doc='{"points": [[x, y, z], ...], "colours": [...] | "colour", "width", "dash", "closed"}.'
+    )
     labels = param.List(default=[], doc="[x, y, z, text] of named places.")
     cursors = param.List(default=[], doc='{"xyz": [x, y, z], "colour", "name"}: where each arm is now.')
     axes = param.List(default=["PC 1", "PC 2", "PC 3"])

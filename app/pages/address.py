@@ -29,7 +29,9 @@ def write(state: param.Parameterized) -> str:
         name: getattr(state, name) for name in state.param
         if name != "name" and getattr(state, name) is not None and getattr(state, name) != state.param[name].default
     }  # fmt: skip
-    return "?" + urlencode({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in changed.items()}) if changed else ""
+    return (
+        "?" + urlencode({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in changed.items()}) if changed else ""
+    )
 
 
 def bind(state: param.Parameterized) -> None:

@@ -42,7 +42,9 @@ class Catalogue:
         self.jobs: dict[str, JobInfo] = {}
         self._loading = True
         s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
-        self.search = SearchBox(placeholder="Search findings", value=s.query, on_search=lambda w: self._filter(query=w), **wide)
+        self.search = SearchBox(
+            placeholder="Search findings", value=s.query, on_search=lambda w: self._filter(query=w), **wide
+        )
         self.choices = {
             name: pmui.Select(label=label, options={"any": ""}, value="", size="small", **wide)
             for name, label in (("study", "Study"), ("model", "Model"), ("evidence", "Evidence"), ("status", "Status"))
@@ -50,13 +52,23 @@ class Catalogue:
         for name, choice in self.choices.items():
             choice.param.watch(lambda e, name=name: self._filter(**{name: e.new or ""}), "value")
         self.title = pn.pane.HTML('<h1 class="atlas-h1">Findings</h1>', stylesheets=[CSS], **wide)
-        self.list = FindingList(waiting="Waiting for the backend …", on_replay=self._replay, on_cancel=self._cancel, **wide)
+        self.list = FindingList(
+            waiting="Waiting for the backend …", on_replay=self._replay, on_cancel=self._cancel, **wide
+        )
         self.cards = pn.pane.HTML(skeleton("Waiting for the backend …"), stylesheets=[CSS], **wide)
 
     def view(self) -> pmui.Page:
-        filters = row(column(self.search, grow="3 1 260px"), *[column(c, grow="1 1 130px") for c in self.choices.values()], align="flex-start")  # fmt: skip
+        filters = row(
+            column(self.search, grow="3 1 260px"),
+            *[column(c, grow="1 1 130px") for c in self.choices.values()],
+            align="flex-start",
+        )
         left = column(self.title, filters, self.list, grow="2.4 1 520px", gap=16)
-        right = column(heading("What is installed", "Each with the gates it had to reach, on held-out data."), self.cards, grow="1 1 300px")
+        right = column(
+            heading("What is installed", "Each with the gates it had to reach, on held-out data."),
+            self.cards,
+            grow="1 1 300px",
+        )
         return self.shell.page(columns(left, right, gap=56))
 
     # ------------------------------------------------------------------ what people do
@@ -106,9 +118,11 @@ class Catalogue:
             self.shelf = shelf
             every = shelf.findings
             options = {
-                "study": sorted({views.study_of(f) for f in every}), "model": sorted({f.model for f in every if f.model}),
-                "evidence": sorted({f.evidence for f in every}), "status": [s for s in views.ORDER if any(f.status == s for f in every)],
-            }  # fmt: skip
+                "study": sorted({views.study_of(f) for f in every}),
+                "model": sorted({f.model for f in every if f.model}),
+                "evidence": sorted({f.evidence for f in every}),
+                "status": [s for s in views.ORDER if any(f.status == s for f in every)],
+            }
             for name, choice in self.choices.items():
                 choice.options = {"any": ""} | {o: o for o in options[name]}
                 kept = getattr(self.state, name)
@@ -130,7 +144,10 @@ class Catalogue:
             if of:
                 parts.append(f'<h2 class="atlas-h2" style="margin:16px 0 8px">{title}</h2>{"".join(of)}')
         parts += [f'<div class="atlas-quiet">Skipped: {views.escape(s)}</div>' for s in shelf.skipped]
-        return "".join(parts) or '<div class="atlas-quiet">Nothing is installed yet. See what can be made with: manifold-atlas train --list</div>'
+        return (
+            "".join(parts)
+            or '<div class="atlas-quiet">Nothing is installed yet. See what can be made with: manifold-atlas train --list</div>'
+        )
 
     async def _run(self, request: JobRequest) -> None:
         job = await self.shell.client.start_job(request)
@@ -149,7 +166,10 @@ class Catalogue:
 
         def draw() -> None:
             told = job.message if job.error is None else f"{job.error.asked} {job.error.true} {job.error.todo}".strip()
-            self.list.jobs = {**self.list.jobs, job.name: {"state": job.state, "progress": job.progress, "message": told}}
+            self.list.jobs = {
+                **self.list.jobs,
+                job.name: {"state": job.state, "progress": job.progress, "message": told},
+            }
 
         self.shell.show(draw)
 

@@ -51,16 +51,26 @@ class Explore:
 
         s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
         self.choice = pmui.Select(label="Featurizer", options={}, size="small", **wide)
-        self.search = SearchBox(placeholder="Search blocks", value=s.query, on_search=lambda w: self._filter(query=w), **wide)
+        self.search = SearchBox(
+            placeholder="Search blocks", value=s.query, on_search=lambda w: self._filter(query=w), **wide
+        )
         self.topology = pmui.Select(label="Topology", options=ANY, size="small", **wide)
         self.factor = pmui.Select(label="Explains (R² ≥ 0.25)", options={"any factor": ""}, size="small", **wide)
-        self.rank = pmui.FloatSlider(label="Rank at least", start=1.0, end=4.0, step=0.1, value=s.rank, size="small", **wide)
-        self.firing = pmui.RangeSlider(label="Firing rate, log₁₀", start=-5.0, end=0.0, step=0.25, value=(-5.0, 0.0), size="small", **wide)
+        self.rank = pmui.FloatSlider(
+            label="Rank at least", start=1.0, end=4.0, step=0.1, value=s.rank, size="small", **wide
+        )
+        self.firing = pmui.RangeSlider(
+            label="Firing rate, log₁₀", start=-5.0, end=0.0, step=0.25, value=(-5.0, 0.0), size="small", **wide
+        )
         self.map = BlockMap(waiting="Waiting for the backend …", on_pick=self._at, height_px=380, **wide)
         self.list = Picks(waiting="Waiting for the backend …", on_pick=self._open, height_px=260, **wide)
 
-        self.title = pn.pane.HTML(skeleton("Choose a block on the map or in the list.", height=320), stylesheets=[CSS], **wide)
-        self.cloud = SpaceView(caption="The block's codes on their principal axes", height_px=300, axes=["1", "2", "3"], **wide)
+        self.title = pn.pane.HTML(
+            skeleton("Choose a block on the map or in the list.", height=320), stylesheets=[CSS], **wide
+        )
+        self.cloud = SpaceView(
+            caption="The block's codes on their principal axes", height_px=300, axes=["1", "2", "3"], **wide
+        )
         self.colour = pmui.Select(label="Cloud coloured by", options=[], size="small", **wide)
         self.spectrum = pn.pane.HTML("", stylesheets=[CSS], **wide)
         self.tuning = pn.pane.HTML("", stylesheets=[CSS], **wide)
@@ -82,29 +92,67 @@ class Explore:
     def view(self) -> pmui.Page:
         left = column(
             row(column(self.choice, grow="3 1 220px"), column(self.search, grow="3 1 220px"), align="flex-start"),
-            row(column(self.topology, grow="1 1 120px"), column(self.factor, grow="1.3 1 140px"), column(self.rank, grow="1 1 120px"),
-                column(self.firing, grow="1 1 130px"), gap=16, align="flex-start"),
-            self.map, self.list, grow="1 1 460px",
-        )  # fmt: skip
+            row(
+                column(self.topology, grow="1 1 120px"),
+                column(self.factor, grow="1.3 1 140px"),
+                column(self.rank, grow="1 1 120px"),
+                column(self.firing, grow="1 1 130px"),
+                gap=16,
+                align="flex-start",
+            ),
+            self.map,
+            self.list,
+            grow="1 1 460px",
+        )
         self.body.objects = [
             columns(
-                column(heading("Codes", "Where it fires, on the block's own axes. Drag to turn, click and use the wheel to zoom."),
-                       self.cloud, self.colour, grow="3 1 260px", gap=10),
-                column(heading("Explains", "Held-out R² of each known factor."), self.explains,
-                       heading("Spectrum", "Share of the code's variance on each axis."), self.spectrum, grow="2 1 220px"),
+                column(
+                    heading(
+                        "Codes",
+                        "Where it fires, on the block's own axes. Drag to turn, click and use the wheel to zoom.",
+                    ),
+                    self.cloud,
+                    self.colour,
+                    grow="3 1 260px",
+                    gap=10,
+                ),
+                column(
+                    heading("Explains", "Held-out R² of each known factor."),
+                    self.explains,
+                    heading("Spectrum", "Share of the code's variance on each axis."),
+                    self.spectrum,
+                    grow="2 1 220px",
+                ),
                 gap=32,
             ),
             column(
-                row(column(heading("Examples along the coordinate", "From the strongest down to the 10th percentile: the strongest alone would flatter it."),
-                           grow="1 1 240px", gap=10), self.heat),
-                self.examples, gap=8,
+                row(
+                    column(
+                        heading(
+                            "Examples along the coordinate",
+                            "From the strongest down to the 10th percentile: the strongest alone would flatter it.",
+                        ),
+                        grow="1 1 240px",
+                        gap=10,
+                    ),
+                    self.heat,
+                ),
+                self.examples,
+                gap=8,
             ),
             columns(
-                column(heading("Tuning", "How strongly it fires around each cyclic factor; the radius is the mean code."), self.tuning, grow="3 1 260px", gap=10),
-                column(heading("Neighbours", "Blocks that are active with it."), self.neighbours, grow="2 1 200px", gap=10),
+                column(
+                    heading("Tuning", "How strongly it fires around each cyclic factor; the radius is the mean code."),
+                    self.tuning,
+                    grow="3 1 260px",
+                    gap=10,
+                ),
+                column(
+                    heading("Neighbours", "Blocks that are active with it."), self.neighbours, grow="2 1 200px", gap=10
+                ),
                 gap=32,
             ),
-        ]  # fmt: skip
+        ]
         right = column(self.title, self.body, grow="1.15 1 500px", gap=24)
         return self.shell.page(columns(left, right))
 
@@ -212,8 +260,13 @@ class Explore:
             self.shell.clear()
             self.title.object = self._title(detail)
             names, colours = views.lanes(detail, LANES)
-            self.examples.param.update(frame=data, items=views.example_items(detail), lane_labels=names, lane_colours=colours,
-                                       waiting="This block has no examples.")  # fmt: skip
+            self.examples.param.update(
+                frame=data,
+                items=views.example_items(detail),
+                lane_labels=names,
+                lane_colours=colours,
+                waiting="This block has no examples.",
+            )
             self.explains.object = views.factor_lines(detail)
             self.spectrum.object = views.spectrum(detail)
             self.tuning.object = views.tuning(detail)
@@ -228,8 +281,11 @@ class Explore:
             self.colour.value = chosen or None
             self._loading = False
             shares = [*header.variance, 0.0, 0.0, 0.0][:3]
-            self.cloud.param.update(points=np.ascontiguousarray(xyz, "<f4").tobytes(), caption=f"Code cloud of block {index}, {header.n} points",
-                                    axes=[f"{i + 1} · {100 * v:.0f} %" for i, v in enumerate(shares)])  # fmt: skip
+            self.cloud.param.update(
+                points=np.ascontiguousarray(xyz, "<f4").tobytes(),
+                caption=f"Code cloud of block {index}, {header.n} points",
+                axes=[f"{i + 1} · {100 * v:.0f} %" for i, v in enumerate(shares)],
+            )
             self._paint(chosen)
             self.body.visible = True
 
@@ -249,10 +305,15 @@ class Explore:
         own = f"Block {b.index}" if b.label == f"block {b.index}" else f"Block {b.index}: {b.label}"
         steer = ""
         if b.manifold:
-            text = any(m.name == b.manifold and m.model in self._text_models() for m in (self.shell.capabilities.manifolds if self.shell.capabilities else []))
+            text = any(
+                m.name == b.manifold and m.model in self._text_models()
+                for m in (self.shell.capabilities.manifolds if self.shell.capabilities else [])
+            )
             page = "steer-text" if text else "steer-image"
             steer = f'<a class="atlas-button" href="/{page}?manifold={quote(b.manifold)}">Steer it</a>'
-        links = "".join(f'<a class="atlas-chip" href="/catalogue?query={quote(f)}#{quote(f)}">{f}</a>' for f in b.findings)
+        links = "".join(
+            f'<a class="atlas-chip" href="/catalogue?query={quote(f)}#{quote(f)}">{f}</a>' for f in b.findings
+        )
         mirror = ""
         if b.antipodal is not None and b.antipodal > 0.6 and b.topology == "ring":
             mirror = '<div class="atlas-quiet">The cloud is much like its mirror image: this ring may be an artefact of signs.</div>'
@@ -263,7 +324,9 @@ class Explore:
         )
 
     def _text_models(self) -> set[str]:
-        return {m.name for m in self.shell.capabilities.models if m.kind == "text"} if self.shell.capabilities else set()
+        return (
+            {m.name for m in self.shell.capabilities.models if m.kind == "text"} if self.shell.capabilities else set()
+        )
 
 
 def page() -> pmui.Page:

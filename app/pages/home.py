@@ -41,8 +41,11 @@ class Home:
         intro = pn.pane.HTML(
             '<h1 class="atlas-h1">Browse the concepts a network has learned, drag along one, and watch the model follow.</h1>'
             '<div class="atlas-quiet">Pictures, words and attention heads, each beside its control. Every number here can be run again with one command.</div>',
-            stylesheets=[CSS], sizing_mode="stretch_width", margin=0, styles={"max-width": "1000px"},
-        )  # fmt: skip
+            stylesheets=[CSS],
+            sizing_mode="stretch_width",
+            margin=0,
+            styles={"max-width": "1000px"},
+        )
         return self.shell.page(
             column(
                 intro,
@@ -60,8 +63,10 @@ class Home:
         head = pn.pane.HTML(
             f'<div style="display:flex;justify-content:space-between;align-items:baseline;gap:16px"><h2 class="atlas-h2" style="font-size:15px">{title}</h2>'
             f'<a class="atlas-link" href="{link}" style="font-size:13px">{words}</a></div>',
-            stylesheets=[CSS], sizing_mode="stretch_width", margin=0,
-        )  # fmt: skip
+            stylesheets=[CSS],
+            sizing_mode="stretch_width",
+            margin=0,
+        )
         return column(head, live, note, grow="1 1 300px", gap=12, styles={"max-width": "460px"})
 
     def _head(self, layer: int, head: int) -> None:
@@ -88,47 +93,87 @@ class Home:
         prompt = (info.prompts if info and info.prompts else model.prompts or ["a red cube on a table"])[0]
         self._say(self.turn, "Rendering one picture …")
         try:
-            frame = await self.shell.client.canvas(f"home-{uuid.uuid4().hex[:12]}", CanvasRequest(
-                seq=1, model=model.name, prompt=prompt, steps=model.default_steps, guidance=model.default_guidance, arms=["off"], format="webp"))  # fmt: skip
+            frame = await self.shell.client.canvas(
+                f"home-{uuid.uuid4().hex[:12]}",
+                CanvasRequest(
+                    seq=1,
+                    model=model.name,
+                    prompt=prompt,
+                    steps=model.default_steps,
+                    guidance=model.default_guidance,
+                    arms=["off"],
+                    format="webp",
+                ),
+            )
             if frame is not None:
                 self.shell.show(lambda: setattr(self.turn, "frame", frame.data))
             if info is None:
                 return
-            self.shell.show(lambda: setattr(self.image_note, "object", f'<div class="atlas-quiet">“{prompt}”. The whole ring is being rendered …</div>'))
-            strip = await self.shell.client.filmstrip(FilmstripRequest(
-                model=model.name, prompt=prompt, steps=model.default_steps, guidance=model.default_guidance, stops=STOPS, format="webp",
-                steer=[Steer(manifold=info.name, t=0.0, strength=info.strength_default)]))  # fmt: skip
+            self.shell.show(
+                lambda: setattr(
+                    self.image_note,
+                    "object",
+                    f'<div class="atlas-quiet">“{prompt}”. The whole ring is being rendered …</div>',
+                )
+            )
+            strip = await self.shell.client.filmstrip(
+                FilmstripRequest(
+                    model=model.name,
+                    prompt=prompt,
+                    steps=model.default_steps,
+                    guidance=model.default_guidance,
+                    stops=STOPS,
+                    format="webp",
+                    steer=[Steer(manifold=info.name, t=0.0, strength=info.strength_default)],
+                )
+            )
         except BackendError as error:
             self._failed(self.turn, self.image_note, error)
             return
 
         def draw() -> None:
-            self.turn.param.update(frame=strip.data, colours=palette(info.kind), caption=f"{prompt}, along: {info.title}")
-            self.image_note.object = (
-                f'<div class="atlas-quiet">“{prompt}”, one seed, {STOPS} places on a ring: {info.title.lower()}. Move the pointer around it.</div>'
+            self.turn.param.update(
+                frame=strip.data, colours=palette(info.kind), caption=f"{prompt}, along: {info.title}"
             )
+            self.image_note.object = f'<div class="atlas-quiet">“{prompt}”, one seed, {STOPS} places on a ring: {info.title.lower()}. Move the pointer around it.</div>'
 
         self.shell.show(draw)
 
     async def _text(self, caps: Capabilities) -> None:
         model, info = self._manifold(caps, "text")
         if model is None or info is None:
-            self._say(self.dial, "No language model with a manifold is installed. Make them with: manifold-atlas train calendar-llama")
+            self._say(
+                self.dial,
+                "No language model with a manifold is installed. Make them with: manifold-atlas train calendar-llama",
+            )
             return
         if not info.prompts or len(info.ticks) > 26:
             self._say(self.dial, "This manifold has no example prompt.")
             return
         self._say(self.dial, "Asking the model along the ring …")
         try:
-            found = await self.shell.client.path(PathRequest(
-                model=model.name, prompt=info.prompts[0], manifold=info.name, t_from=0.0, t=0.98, points=41, arms=["manifold"]))  # fmt: skip
+            found = await self.shell.client.path(
+                PathRequest(
+                    model=model.name,
+                    prompt=info.prompts[0],
+                    manifold=info.name,
+                    t_from=0.0,
+                    t=0.98,
+                    points=41,
+                    arms=["manifold"],
+                )
+            )
             frames = [[round(p, 4) for p in row] for row in found.arms[0].classes]
         except BackendError as error:
             self._failed(self.dial, self.text_note, error)
             return
 
         def draw() -> None:
-            self.dial.param.update(labels=[k.label for k in info.ticks], colours=[colour_at(k.t, info.kind) for k in info.ticks], rows=frames)
+            self.dial.param.update(
+                labels=[k.label for k in info.ticks],
+                colours=[colour_at(k.t, info.kind) for k in info.ticks],
+                rows=frames,
+            )
             asked = info.prompts[0].replace("\n", " ")
             self.text_note.object = f'<div class="atlas-quiet">“{asked}” The area of a disc is the probability of that answer while one activation is moved.</div>'
 
@@ -137,7 +182,10 @@ class Home:
     async def _sinks(self, caps: Capabilities) -> None:
         model = next((m for kind in ("vision", "text") for m in caps.models if m.kind == kind and m.layers), None)
         if model is None:
-            self._say(self.board, "No model with attention heads is installed. Make one with: manifold-atlas train tabletop-dino")
+            self._say(
+                self.board,
+                "No model with attention heads is installed. Make one with: manifold-atlas train tabletop-dino",
+            )
             return
         self._say(self.board, "Reading every head …")
         try:
@@ -162,15 +210,30 @@ class Home:
             said = f'<a class="atlas-link" href="/catalogue">{tally(catalogue.findings)}</a>'
         except BackendError:
             said = '<a class="atlas-link" href="/catalogue">Findings</a>'
-        models = ", ".join(f"{m.title} ({number(m.n_parameters / 1e6, digits=2)} M)" for m in caps.models) or "none yet: manifold-atlas train --list"
-        blocks = ", ".join(f'<a class="atlas-link" href="/explore?featurizer={f.name}">{f.title}</a>' for f in caps.featurizers) or "none yet"
+        models = (
+            ", ".join(f"{m.title} ({number(m.n_parameters / 1e6, digits=2)} M)" for m in caps.models)
+            or "none yet: manifold-atlas train --list"
+        )
+        blocks = (
+            ", ".join(
+                f'<a class="atlas-link" href="/explore?featurizer={f.name}">{f.title}</a>' for f in caps.featurizers
+            )
+            or "none yet"
+        )
         skipped = "".join(f'<div class="atlas-quiet">Skipped: {s}</div>' for s in caps.skipped[:4])
         lines = "".join(
             f'<div style="display:grid;grid-template-columns:112px 1fr;gap:16px;padding:6px 0;font-size:13px;line-height:1.5"><span style="opacity:.76">{k}</span><span>{v}</span></div>'
-            for k, v in (("Models", models), ("Blocks to browse", blocks), ("Manifolds", ", ".join(m.title for m in caps.manifolds) or "none yet"),
-                         ("Catalogue", said), ("Runs on", f"{caps.device}, version {caps.version}"))
-        )  # fmt: skip
-        self.shell.show(lambda: setattr(self.state, "object", f'<h2 class="atlas-h2">What is here</h2>{lines}{skipped}'))
+            for k, v in (
+                ("Models", models),
+                ("Blocks to browse", blocks),
+                ("Manifolds", ", ".join(m.title for m in caps.manifolds) or "none yet"),
+                ("Catalogue", said),
+                ("Runs on", f"{caps.device}, version {caps.version}"),
+            )
+        )
+        self.shell.show(
+            lambda: setattr(self.state, "object", f'<h2 class="atlas-h2">What is here</h2>{lines}{skipped}')
+        )
 
     def _say(self, part: Turntable | Dial | HeadBoard, words: str) -> None:
         self.shell.show(lambda: setattr(part, "waiting", words))

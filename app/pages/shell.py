@@ -51,7 +51,9 @@ class Page(pmui.Page):
 class Shell:
     """One browser session's page. ``on_ready(capabilities)`` is awaited at the start and after each recovery."""
 
-    def __init__(self, here: str, *, title: str, on_ready: Callable[[Capabilities], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, here: str, *, title: str, on_ready: Callable[[Capabilities], Awaitable[None]] | None = None
+    ) -> None:
         self.client = Backend()
         self.capabilities: Capabilities | None = None
         self.here, self.title, self._on_ready = here, title, on_ready
@@ -60,8 +62,17 @@ class Shell:
         self._up: bool | None = None
         self.pause = 1.0
         dark = (pn.state.cookies or {}).get("atlas-theme") == "dark" if self._doc else False
-        self.bar = TopBar(pages=[list(p) for p in PAGES], here=here, dark=dark, on_theme=self._theme, sizing_mode="stretch_width", margin=0)
-        self.banner = pn.pane.HTML("", visible=False, stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 16, 0))
+        self.bar = TopBar(
+            pages=[list(p) for p in PAGES],
+            here=here,
+            dark=dark,
+            on_theme=self._theme,
+            sizing_mode="stretch_width",
+            margin=0,
+        )
+        self.banner = pn.pane.HTML(
+            "", visible=False, stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 16, 0)
+        )
         self.kind = ""
         self._page: pmui.Page | None = None
         # Outside a session (a test, the start of the server) the page is built and nobody watches.
@@ -84,8 +95,15 @@ class Shell:
                 raise
             except Exception:
                 log.exception("A task of page %s failed", self.here)
-                self.show(lambda: self.tell(BackendError("The page was updating itself.", "Something in it failed.",
-                                                         "Reload the page; the log of the app has the details.")))  # fmt: skip
+                self.show(
+                    lambda: self.tell(
+                        BackendError(
+                            "The page was updating itself.",
+                            "Something in it failed.",
+                            "Reload the page; the log of the app has the details.",
+                        )
+                    )
+                )
 
         task = asyncio.ensure_future(guarded())
         self._tasks.add(task)
@@ -125,10 +143,22 @@ class Shell:
     def page(self, *main) -> pmui.Page:
         """The whole page, served as one."""
         self._page = Page(
-            meta=pmui.template.base.Meta(title=f"{self.title} · Manifold Atlas", description="Browse, steer and verify the concepts of a network.",
-                                         icon=FAVICON),  # fmt: skip
+            meta=pmui.template.base.Meta(
+                title=f"{self.title} · Manifold Atlas",
+                description="Browse, steer and verify the concepts of a network.",
+                icon=FAVICON,
+            ),  # fmt: skip
             header=[self.bar],
-            main=[pn.Column(self.banner, *main, sizing_mode="stretch_width", margin=(24, 32), max_width=1440, css_classes=["atlas-page"])],
+            main=[
+                pn.Column(
+                    self.banner,
+                    *main,
+                    sizing_mode="stretch_width",
+                    margin=(24, 32),
+                    max_width=1440,
+                    css_classes=["atlas-page"],
+                )
+            ],
             dark_theme=self.bar.dark,
             theme_toggle=False,
             theme_config=MUI,
@@ -136,12 +166,20 @@ class Shell:
             busy_indicator=None,
             sx={
                 "& .header": {
-                    "backgroundColor": "background.paper", "backgroundImage": "none", "color": "text.primary", "boxShadow": "none",
-                    "borderBottom": "1px solid", "borderColor": "divider",
+                    "backgroundColor": "background.paper",
+                    "backgroundImage": "none",
+                    "color": "text.primary",
+                    "boxShadow": "none",
+                    "borderBottom": "1px solid",
+                    "borderColor": "divider",
                 },
-                "& .MuiToolbar-root": {"minHeight": "48px !important", "paddingLeft": {"xs": "16px", "sm": "32px"}, "paddingRight": {"xs": "16px", "sm": "32px"}},
+                "& .MuiToolbar-root": {
+                    "minHeight": "48px !important",
+                    "paddingLeft": {"xs": "16px", "sm": "32px"},
+                    "paddingRight": {"xs": "16px", "sm": "32px"},
+                },
             },
-        )  # fmt: skip
+        )
         return self._page
 
     # ------------------------------------------------------------------ the watch over the backend
@@ -162,7 +200,11 @@ class Shell:
                     self.show(self._found)
                     if self._on_ready:
                         self.run(self._on_ready(self.capabilities))
-                self.show(lambda state=state, text=text: self.bar.param.update(state=state, words=text if state != "starting" else ""))
+                self.show(
+                    lambda state=state, text=text: self.bar.param.update(
+                        state=state, words=text if state != "starting" else ""
+                    )
+                )
             except BackendDown:
                 if self._up is not False:
                     self.show(self._lost)
@@ -203,13 +245,22 @@ class Shell:
 def heading(text: str, note: str = "", *, level: int = 2) -> pn.pane.HTML:
     """A section's name and the one sentence that says how to read it."""
     said = f'<div class="atlas-quiet">{note}</div>' if note else ""
-    return pn.pane.HTML(f'<h{level} class="atlas-h{level}">{text}</h{level}>{said}', stylesheets=[CSS], sizing_mode="stretch_width", margin=0)
+    return pn.pane.HTML(
+        f'<h{level} class="atlas-h{level}">{text}</h{level}>{said}',
+        stylesheets=[CSS],
+        sizing_mode="stretch_width",
+        margin=0,
+    )
 
 
 def quiet(text: str = "", **params) -> pn.pane.HTML:
     """A quiet line of text."""
-    return pn.pane.HTML(f'<div class="atlas-quiet">{text}</div>' if text else "", stylesheets=[CSS], sizing_mode="stretch_width",
-                        **{"margin": 0, **params})  # fmt: skip
+    return pn.pane.HTML(
+        f'<div class="atlas-quiet">{text}</div>' if text else "",
+        stylesheets=[CSS],
+        sizing_mode="stretch_width",
+        **{"margin": 0, **params},
+    )
 
 
 def column(*parts, grow: str | None = None, gap: int = 16, **params) -> pn.Column:

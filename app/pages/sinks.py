@@ -47,7 +47,10 @@ class Sinks:
         self._loading, self._examples_model = True, ""
         self.asked: int | None = None
         self.boards: LatestWins[SinkRequest, SinkBoard] = LatestWins(
-            lambda _seq, request: self.shell.client.sinks(request), deliver=self._draw_board, fail=self._fail, in_flight=1
+            lambda _seq, request: self.shell.client.sinks(request),
+            deliver=self._draw_board,
+            fail=self._fail,
+            in_flight=1,
         )
         self.details: LatestWins[HeadRequest, HeadDetail] = LatestWins(
             lambda _seq, request: self.shell.client.head(request), deliver=self._draw_head, fail=self._fail, in_flight=1
@@ -57,11 +60,26 @@ class Sinks:
         if s.measure not in heads.MEASURES:
             s.measure = "strength"
         self.choice = pmui.Select(label="Model", options={}, size="small", **wide)
-        self.measure = pmui.Select(label="Size of a dot", options={v[0]: k for k, v in heads.MEASURES.items()}, value=s.measure, size="small", **wide)
-        self.text = pmui.TextAreaInput(label="Text to look at", value=s.text, rows=2, max_length=4000, size="small", visible=False, **wide)
+        self.measure = pmui.Select(
+            label="Size of a dot",
+            options={v[0]: k for k, v in heads.MEASURES.items()},
+            value=s.measure,
+            size="small",
+            **wide,
+        )
+        self.text = pmui.TextAreaInput(
+            label="Text to look at", value=s.text, rows=2, max_length=4000, size="small", visible=False, **wide
+        )
         self.lines = pmui.Select(label="Example texts", options=[], size="small", visible=False, **wide)
         self.pictures = Examples(waiting="Loading example pictures …", on_pick=self._example, visible=False, **wide)
-        self.file = pmui.FileInput(label="Own picture (PNG or JPEG)", accept="image/png,image/jpeg", visible=False, size="small", variant="outlined", **wide)
+        self.file = pmui.FileInput(
+            label="Own picture (PNG or JPEG)",
+            accept="image/png,image/jpeg",
+            visible=False,
+            size="small",
+            variant="outlined",
+            **wide,
+        )
         self.heads = HeadBoard(waiting="Waiting for the backend …", on_pick=self._pick, **wide)
         self.legend = pn.pane.HTML("", stylesheets=[CSS], **wide)
         self.rule = quiet()
@@ -84,23 +102,51 @@ class Sinks:
     def view(self) -> pmui.Page:
         left = column(
             row(column(self.choice, grow="2 1 200px"), column(self.measure, grow="1 1 140px")),
-            self.text, self.lines, self.pictures, self.file,
-            heading("Every head", "Rows are layers, columns heads. Size is the measure, colour the label; arrows walk the board."),
-            self.heads, self.legend, self.rule,
-            heading("Value ratio against stable rank", "A silent sink stands at the left; a broadcast is to the right and low."), self.scatter,
+            self.text,
+            self.lines,
+            self.pictures,
+            self.file,
+            heading(
+                "Every head",
+                "Rows are layers, columns heads. Size is the measure, colour the label; arrows walk the board.",
+            ),
+            self.heads,
+            self.legend,
+            self.rule,
+            heading(
+                "Value ratio against stable rank",
+                "A silent sink stands at the left; a broadcast is to the right and low.",
+            ),
+            self.scatter,
             grow="1 1 420px",
-        )  # fmt: skip
+        )
         self.body.objects = [
             column(self.seen_note, self.seen, gap=12),
             columns(
-                column(heading("What the sink does to the output", "Change of the model's output, relative to its size, with attention held fixed."),
-                       self.effects, grow="3 1 300px", gap=10),
-                column(heading("Spectrum of its update", "Shares of the squared singular values."), self.spectrum, grow="2 1 220px", gap=10),
+                column(
+                    heading(
+                        "What the sink does to the output",
+                        "Change of the model's output, relative to its size, with attention held fixed.",
+                    ),
+                    self.effects,
+                    grow="3 1 300px",
+                    gap=10,
+                ),
+                column(
+                    heading("Spectrum of its update", "Shares of the squared singular values."),
+                    self.spectrum,
+                    grow="2 1 220px",
+                    gap=10,
+                ),
                 gap=32,
             ),
-            column(heading("Value norms", "Norm of each key's output-projected value; the sink is warm."), self.norms, gap=8),
+            column(
+                heading("Value norms", "Norm of each key's output-projected value; the sink is warm."),
+                self.norms,
+                gap=8,
+            ),
             self.timing,
-        ]  # fmt: skip
+        ]
         right = column(self.title, self.body, grow="1.3 1 480px", gap=24)
         return self.shell.page(columns(left, right))
 
@@ -139,7 +185,13 @@ class Sinks:
         if self._loading or not data:
             return
         if len(data) > LARGEST:
-            self.shell.tell(BackendError("A picture was chosen.", f"It has {len(data) / 2**20:.1f} MB; at most 4 MB are read.", "Choose a smaller one."))
+            self.shell.tell(
+                BackendError(
+                    "A picture was chosen.",
+                    f"It has {len(data) / 2**20:.1f} MB; at most 4 MB are read.",
+                    "Choose a smaller one.",
+                )
+            )
             return
         self.upload = base64.b64encode(data).decode()
         self.pictures.chosen = -1
@@ -182,7 +234,11 @@ class Sinks:
         self.details.submit(HeadRequest(**self._request(), layer=s.layer, head=s.head, query=query))
 
     def _fail(self, error: Exception) -> None:
-        told = error if isinstance(error, BackendError) else BackendError("A head was to be read.", str(error), "Try again.")
+        told = (
+            error
+            if isinstance(error, BackendError)
+            else BackendError("A head was to be read.", str(error), "Try again.")
+        )
         self.shell.show(lambda: self.shell.tell(told))
 
     async def _ready(self, caps: Capabilities) -> None:
@@ -226,12 +282,19 @@ class Sinks:
             self._examples_model, self.examples_of = info.name, found
             if info.kind == "vision":
                 self.pictures.param.update(
-                    frame=data, chosen=-1 if self.upload else self.state.example, waiting="This model's world has no example pictures.",
-                    items=[{"offset": e.offset, "length": e.length, "t": 0, "band": "", "heat": [], "title": e.caption} for e in found.examples],
-                )  # fmt: skip
+                    frame=data,
+                    chosen=-1 if self.upload else self.state.example,
+                    waiting="This model's world has no example pictures.",
+                    items=[
+                        {"offset": e.offset, "length": e.length, "t": 0, "band": "", "heat": [], "title": e.caption}
+                        for e in found.examples
+                    ],
+                )
             else:
                 self._loading = True
-                self.lines.options = {"choose one": ""} | {(e.caption or e.text or "").replace("\n", " "): e.text or "" for e in found.examples}
+                self.lines.options = {"choose one": ""} | {
+                    (e.caption or e.text or "").replace("\n", " "): e.text or "" for e in found.examples
+                }
                 if not self.state.text and found.examples:
                     at = min(max(self.state.example, 0), len(found.examples) - 1)
                     self.text.value = found.examples[at].text or ""
@@ -245,7 +308,9 @@ class Sinks:
                 return
             self.board = board
             self.shell.clear()
-            self.heads.param.update(layers=board.layers, heads=board.heads, cells=heads.cells(board, self.state.measure))
+            self.heads.param.update(
+                layers=board.layers, heads=board.heads, cells=heads.cells(board, self.state.measure)
+            )
             self.legend.object = heads.legend(board)
             self.rule.object = f'<div class="atlas-quiet">{heads.threshold(board)}</div>'
             there = any((h.layer, h.head) == (self.state.layer, self.state.head) for h in board.board)
@@ -267,20 +332,39 @@ class Sinks:
             self.title.object = f'<h1 class="atlas-h1">Layer {h.layer}, head {h.head} · {named}</h1>{heads.sentence(detail)}<div style="height:12px"></div>{heads.facts(detail)}'
             chosen = self.asked if self.asked == detail.query else None
             weights = detail.query_row if chosen is not None else detail.inflow
-            self.seen.param.update(tokens=detail.tokens, weights=weights, picture=board.picture or "", grid=board.grid, special=board.special,
-                                   sink=h.sink, query=chosen if chosen is not None else -1, pattern=detail.pattern)  # fmt: skip
+            self.seen.param.update(
+                tokens=detail.tokens,
+                weights=weights,
+                picture=board.picture or "",
+                grid=board.grid,
+                special=board.special,
+                sink=h.sink,
+                query=chosen if chosen is not None else -1,
+                pattern=detail.pattern,
+            )
             thing = "patch or token" if board.grid else "word"
             told = (
-                f"Attention of “{detail.tokens[chosen].strip() or 'space'}”. Click it again for the mean of all queries." if chosen is not None
+                f"Attention of “{detail.tokens[chosen].strip() or 'space'}”. Click it again for the mean of all queries."
+                if chosen is not None
                 else f"Mean attention that each {thing} receives. Click one to see where that query looks."
-            )  # fmt: skip
-            scaled = " Patches are shaded against their own largest, tokens against the largest of all." if board.grid else ""
-            self.seen_note.object = f'<h2 class="atlas-h2">Where it looks</h2><div class="atlas-quiet">{told}{scaled}</div>'
+            )
+            scaled = (
+                " Patches are shaded against their own largest, tokens against the largest of all."
+                if board.grid
+                else ""
+            )
+            self.seen_note.object = (
+                f'<h2 class="atlas-h2">Where it looks</h2><div class="atlas-quiet">{told}{scaled}</div>'
+            )
             self.norms.object = heads.value_norms(detail)
             self.spectrum.object = heads.spectrum(detail)
             self.effects.object = heads.effects(detail)
             self.scatter.object = heads.values_against_rank(board, (h.layer, h.head))
-            self.timing.object = '<div class="atlas-quiet">' + " · ".join(f"{k} {v:.0f} ms" for k, v in detail.timing_ms.items()) + "</div>"
+            self.timing.object = (
+                '<div class="atlas-quiet">'
+                + " · ".join(f"{k} {v:.0f} ms" for k, v in detail.timing_ms.items())
+                + "</div>"
+            )
             self.body.visible = True
 
         self.shell.show(draw)

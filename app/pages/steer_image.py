@@ -74,10 +74,23 @@ class SteerImage:
         self.strength = SteerSlider(label="Strength", value=s.strength or 1.0, on_slide=self._stronger, **wide)
         self.window = pmui.RangeSlider(label="Share of the steps that are steered", start=0.0, end=1.0, step=0.05,
                                        value=(s.start, s.stop), size="small", **wide)  # fmt: skip
-        self.steps = pmui.RadioButtonGroup(options={"model's own": 0, "4": 4, "8": 8, "16": 16}, value=s.steps if s.steps in (0, 4, 8, 16) else 0,
-                                           size="small", margin=0)  # fmt: skip
+        self.steps = pmui.RadioButtonGroup(
+            options={"model's own": 0, "4": 4, "8": 8, "16": 16},
+            value=s.steps if s.steps in (0, 4, 8, 16) else 0,
+            size="small",
+            margin=0,
+        )
         self.also = pmui.Select(label="Together with", options={"nothing else": ""}, size="small", **wide)
-        self.also_t = SteerSlider(label="Place on it", value=s.also_t, start=0.0, end=1.0, step=0.01, visible=False, on_slide=self._beside, **wide)
+        self.also_t = SteerSlider(
+            label="Place on it",
+            value=s.also_t,
+            start=0.0,
+            end=1.0,
+            step=0.01,
+            visible=False,
+            on_slide=self._beside,
+            **wide,
+        )
         self.arms = pmui.CheckBoxGroup(
             inline=True, value=[a for a in s.arms.split(",") if a in ARMS],
             options={f"{i} {ARMS[a][0]}": a for i, a in enumerate(ARMS, 1)}, size="small", margin=0,
@@ -86,12 +99,20 @@ class SteerImage:
         self.pad = ManifoldPad(on_move=self._move, on_home=self._home, on_arm=self._flip, **wide)
         self.canvas = FrameCanvas(on_painted=self._painted, waiting="Waiting for the backend …", **wide)
         self.strip = FilmStrip(on_pick=lambda t: self._move(t, True), **wide)
-        self.save_png = pmui.FileDownload(label="Picture", filename="atlas.png", callback=self._png, size="small", margin=0)
-        self.save_json = pmui.FileDownload(label="Record", filename="atlas-record.json", callback=self._json, size="small", margin=0)
+        self.save_png = pmui.FileDownload(
+            label="Picture", filename="atlas.png", callback=self._png, size="small", margin=0
+        )
+        self.save_json = pmui.FileDownload(
+            label="Record", filename="atlas-record.json", callback=self._json, size="small", margin=0
+        )
         # Set afterwards: given at once it is normalised twice, which warns.
         self.save_png.variant = self.save_json.variant = "outlined"
-        self.unsteer = pmui.Button(label="Unsteered (Home)", variant="text", size="small", margin=0, on_click=lambda _e: self._home())
-        self.undo = pmui.Button(label="Undo", variant="text", size="small", disabled=True, margin=0, on_click=lambda _e: self._undo())
+        self.unsteer = pmui.Button(
+            label="Unsteered (Home)", variant="text", size="small", margin=0, on_click=lambda _e: self._home()
+        )
+        self.undo = pmui.Button(
+            label="Undo", variant="text", size="small", disabled=True, margin=0, on_click=lambda _e: self._undo()
+        )
         self._panes()
 
         self.prompt.param.watch(lambda e: self._fresh(prompt=e.new or ""), "value")
@@ -107,17 +128,34 @@ class SteerImage:
 
     def view(self) -> pmui.Page:
         more = pmui.Accordion(
-            ("Steps, window and a second manifold", column(
-                self.window, column(quiet("Sampler steps"), self.steps, gap=4), self.also, self.also_t, styles={"padding": "8px 0"},
-            )), disable_gutters=True, elevation=0, sizing_mode="stretch_width", margin=0,
-        )  # fmt: skip
+            (
+                "Steps, window and a second manifold",
+                column(
+                    self.window,
+                    column(quiet("Sampler steps"), self.steps, gap=4),
+                    self.also,
+                    self.also_t,
+                    styles={"padding": "8px 0"},
+                ),
+            ),
+            disable_gutters=True,
+            elevation=0,
+            sizing_mode="stretch_width",
+            margin=0,
+        )
         left = column(
-            row(column(self.prompt, grow="1 1 240px"), self.seed, self.dice, align="flex-start"), self.canvas, self.read,
+            row(column(self.prompt, grow="1 1 240px"), self.seed, self.dice, align="flex-start"),
+            self.canvas,
+            self.read,
         )
         below = column(
-            column(heading("Film-strip", "The whole manifold for this prompt and seed. Click a stop to go there."), self.strip, gap=8),
+            column(
+                heading("Film-strip", "The whole manifold for this prompt and seed. Click a stop to go there."),
+                self.strip,
+                gap=8,
+            ),
             row(self.save_png, self.save_json, self.undo, self.unsteer),
-        )  # fmt: skip
+        )
         right = column(
             self.choice, self.note, self.pad, self.strength, self.safe,
             column(quiet("Shown side by side (keys 1 to 5)"), self.arms, gap=4), more, gap=12,
@@ -129,10 +167,15 @@ class SteerImage:
         notes = self._notes()
         still = self.state.t is None and self.frame is not None and not self._first
         self.canvas.panes = [
-            {"arm": a, "title": ARMS[a][0], "colour": ARMS[a][1], "note": "" if still and a != "off" else notes.get(a, ""),
-             "empty": "Nothing is steered. Drag the point." if still and a != "off" else ""}
+            {
+                "arm": a,
+                "title": ARMS[a][0],
+                "colour": ARMS[a][1],
+                "note": "" if still and a != "off" else notes.get(a, ""),
+                "empty": "Nothing is steered. Drag the point." if still and a != "off" else "",
+            }
             for a in shown
-        ]  # fmt: skip
+        ]
 
     def _notes(self) -> dict[str, str]:
         """Where each arm landed; an arm that the last frame lacks keeps what was said of it."""
@@ -280,14 +323,22 @@ class SteerImage:
         self.note.object = f'<div class="atlas-quiet">{info.description} {found}</div>'
         many = len(info.ticks) > 14
         self.pad.param.update(
-            kind="ring" if info.kind in ("ring", "torus") else "line", colours=palette(info.kind), label=info.title, unit=info.unit,
-            ticks=[[k.t, k.label] for i, k in enumerate(info.ticks) if not many or i % 10 == 0], names=[[k.t, k.label] for k in info.ticks],
-            landed=None, t_from=None, steered=self.state.t is not None, **({"t": self.state.t} if self.state.t is not None else {}),
-        )  # fmt: skip
+            kind="ring" if info.kind in ("ring", "torus") else "line",
+            colours=palette(info.kind),
+            label=info.title,
+            unit=info.unit,
+            ticks=[[k.t, k.label] for i, k in enumerate(info.ticks) if not many or i % 10 == 0],
+            names=[[k.t, k.label] for k in info.ticks],
+            landed=None,
+            t_from=None,
+            steered=self.state.t is not None,
+            **({"t": self.state.t} if self.state.t is not None else {}),
+        )
         self.strength.param.update(safe=info.strength_safe, end=max(2.0, 1.25 * info.strength_safe))
         self.strip.param.update(
-            stops=[[i / STOPS, self._words(i / STOPS), colour_at(i / STOPS, info.kind)] for i in range(STOPS)], t=self.state.t,
-        )  # fmt: skip
+            stops=[[i / STOPS, self._words(i / STOPS), colour_at(i / STOPS, info.kind)] for i in range(STOPS)],
+            t=self.state.t,
+        )
         self.canvas.stops = b""
         others = {m.title: m.name for m in self.manifolds.values() if m.name != info.name and m.model == info.model}
         before, self._loading = self._loading, True
@@ -306,8 +357,9 @@ class SteerImage:
         beyond = self._strength > info.strength_safe
         text = (
             f"<b>Beyond {info.strength_safe:.2g}</b> pictures leave the model's own range."
-            if beyond else f"Safe up to {info.strength_safe:.2g}: there, steered pictures stay in the model's own range."
-        )  # fmt: skip
+            if beyond
+            else f"Safe up to {info.strength_safe:.2g}: there, steered pictures stay in the model's own range."
+        )
         self.safe.object = f'<div class="atlas-quiet">{text}</div>'
 
     # ------------------------------------------------------------------ the backend
@@ -322,10 +374,14 @@ class SteerImage:
                 self._loading = True
                 if not image:
                     self.pad.label = ""
-                    self.canvas.waiting = "No image model is installed. Make one with: manifold-atlas train tabletop-sdxl"
+                    self.canvas.waiting = (
+                        "No image model is installed. Make one with: manifold-atlas train tabletop-sdxl"
+                    )
                     return
                 self.canvas.waiting = "Denoising …"
-                self.prompt.options = list(dict.fromkeys([self.state.prompt, *EXAMPLES, *(p for m in image for p in m.prompts)]))
+                self.prompt.options = list(
+                    dict.fromkeys([self.state.prompt, *EXAMPLES, *(p for m in image for p in m.prompts)])
+                )
                 self.choice.options = {m.title: m.name for m in self.manifolds.values()}
                 if not self.manifolds:
                     self.note.object = '<div class="atlas-quiet">No manifold is fitted for this model yet. Run: manifold-atlas study light-ring</div>'
@@ -350,13 +406,18 @@ class SteerImage:
             arms = ["off"]
         else:
             t_from = self.unsteered.landed if self.unsteered else None
-            steer = [Steer(manifold=info.name, t=t, t_from=t_from, strength=self._strength, window=(s.start, s.stop)), *self._second()]
+            steer = [
+                Steer(manifold=info.name, t=t, t_from=t_from, strength=self._strength, window=(s.start, s.stop)),
+                *self._second(),
+            ]
             if preview and self.unsteered is not None:
                 # The unsteered picture cannot change during a drag.
                 arms = [a for a in arms if a != "off"] or ["off"]
         if self.unsteered is None and "off" not in arms:
             arms = ["off", *arms]
-        return CanvasRequest(seq=0, **self._common(), steer=steer, arms=arms, preview=preview, format="webp" if preview else "png")
+        return CanvasRequest(
+            seq=0, **self._common(), steer=steer, arms=arms, preview=preview, format="webp" if preview else "png"
+        )
 
     @property
     def _strength(self) -> float:
@@ -372,13 +433,23 @@ class SteerImage:
         model = self.models.get(info.model) if info else next(iter(self.models.values()), None)
         if model is None:
             return {"prompt": s.prompt, "seed": s.seed}
-        return {"model": model.name, "prompt": s.prompt, "seed": s.seed, "steps": s.steps or model.default_steps, "guidance": model.default_guidance}
+        return {
+            "model": model.name,
+            "prompt": s.prompt,
+            "seed": s.seed,
+            "steps": s.steps or model.default_steps,
+            "guidance": model.default_guidance,
+        }
 
     def _ask(self, t: float | None, *, preview: bool) -> None:
         try:
             request = self._request(t, preview=preview)
         except ValueError as error:
-            self.shell.tell(BackendError("A picture was asked for.", str(error).splitlines()[0], "Change the prompt or the settings."))
+            self.shell.tell(
+                BackendError(
+                    "A picture was asked for.", str(error).splitlines()[0], "Change the prompt or the settings."
+                )
+            )
             return
         seq = self.latest.submit(request)
         self._sent[seq] = time.perf_counter()
@@ -387,7 +458,11 @@ class SteerImage:
         return await self.shell.client.canvas(self.name, request.model_copy(update={"seq": seq}))
 
     def _fail(self, error: Exception) -> None:
-        told = error if isinstance(error, BackendError) else BackendError("A picture was asked for.", str(error), "Try again.")
+        told = (
+            error
+            if isinstance(error, BackendError)
+            else BackendError("A picture was asked for.", str(error), "Try again.")
+        )
         self.shell.show(lambda: self.shell.tell(told))
 
     def _deliver(self, seq: int, frame: Frame) -> None:
@@ -432,7 +507,9 @@ class SteerImage:
         self.shell.show(draw)
 
     def _read_line(self, steer: Steer, read: ReadBack, info: ManifoldInfo) -> str:
-        moved = ", ".join(f"{k.replace('_', ' ')} {100 * v:.0f} %" for k, v in sorted(read.moved.items(), key=lambda kv: -kv[1])[:5])
+        moved = ", ".join(
+            f"{k.replace('_', ' ')} {100 * v:.0f} %" for k, v in sorted(read.moved.items(), key=lambda kv: -kv[1])[:5]
+        )
         landed = f"landed <b>{self._words(read.landed)}</b> · " if read.landed is not None else ""
         shape = f" · reads as {read.shape}" if read.shape else ""
         return (
@@ -457,22 +534,29 @@ class SteerImage:
         info, s = self.info, self.state
         if info is None:
             return
-        
+
         def clear() -> None:
             self.strip.param.update(frame=b"", waiting="Rendering the stops of this manifold …")
             self.canvas.stops = b""
 
         self.shell.show(clear)
         request = FilmstripRequest(
-            **self._common(), stops=STOPS, format="webp",
-            steer=[Steer(manifold=info.name, t=0.0, strength=self._strength, window=(s.start, s.stop)), *self._second()],
-        )  # fmt: skip
+            **self._common(),
+            stops=STOPS,
+            format="webp",
+            steer=[
+                Steer(manifold=info.name, t=0.0, strength=self._strength, window=(s.start, s.stop)),
+                *self._second(),
+            ],
+        )
         try:
             frame = await self.shell.client.filmstrip(request)
         except BackendError:
             if key == self._strip_of:
                 self._strip_of = None
-            self.shell.show(lambda: setattr(self.strip, "waiting", "The stops could not be rendered; the next release asks again."))
+            self.shell.show(
+                lambda: setattr(self.strip, "waiting", "The stops could not be rendered; the next release asks again.")
+            )
             raise
         if key == self._strip_of:
 
@@ -511,4 +595,3 @@ class SteerImage:
 
 def page() -> pmui.Page:
     return SteerImage().view()
-

@@ -54,7 +54,9 @@ class SteerText:
         self.frame: TextFrame | None = None
         self._loading, self._writing = True, 0
         self._sent: dict[int, float] = {}
-        self.latest: LatestWins[TextCanvasRequest, TextFrame] = LatestWins(self._send, deliver=self._deliver, fail=self._fail)
+        self.latest: LatestWins[TextCanvasRequest, TextFrame] = LatestWins(
+            self._send, deliver=self._deliver, fail=self._fail
+        )
 
         # Nobody has said where to go: the page shows what it does by moving once.
         self._first = self.state.t is None
@@ -77,30 +79,57 @@ class SteerText:
 
     def view(self) -> pmui.Page:
         spaces = columns(
-            column(heading("Activations", "Residuals at the site on three principal axes; the curve is the manifold. Drag to turn."),
-                   self.inside, grow="1 1 280px", gap=8),
-            column(heading("Behaviour", "Square roots of the answer probabilities; one cursor an arm in both spaces."),
-                   self.outside, grow="1 1 280px", gap=8),
+            column(
+                heading(
+                    "Activations",
+                    "Residuals at the site on three principal axes; the curve is the manifold. Drag to turn.",
+                ),
+                self.inside,
+                grow="1 1 280px",
+                gap=8,
+            ),
+            column(
+                heading("Behaviour", "Square roots of the answer probabilities; one cursor an arm in both spaces."),
+                self.outside,
+                grow="1 1 280px",
+                gap=8,
+            ),
             gap=32,
-        )  # fmt: skip
+        )
         told = columns(
             *[
                 column(
-                    pn.pane.HTML(f'<div style="font-size:13px;font-weight:700"><i style="display:inline-block;width:9px;height:9px;border-radius:50%;'
-                                 f'background:{ARMS[a][1]};margin-right:6px"></i>{ARMS[a][0]}</div>', margin=0),
-                    story, grow="1 1 200px", gap=4,
+                    pn.pane.HTML(
+                        f'<div style="font-size:13px;font-weight:700"><i style="display:inline-block;width:9px;height:9px;border-radius:50%;'
+                        f'background:{ARMS[a][1]};margin-right:6px"></i>{ARMS[a][0]}</div>',
+                        margin=0,
+                    ),
+                    story,
+                    grow="1 1 200px",
+                    gap=4,
                 )
                 for a, story in self.stories.items()
             ],
             gap=24,
-        )  # fmt: skip
+        )
         main = column(self.prompt, self.bars, self.read, gap=24)
         below = column(
             spaces,
-            column(heading("Along the way", "Probability of each class from the unsteered place to the point, for each arm."), self.path, gap=8),
-            column(heading("Continuations", "Greedy continuation of the prompt, written when the point is released."), told, gap=8),
-            self.timing, gap=24,
-        )  # fmt: skip
+            column(
+                heading(
+                    "Along the way", "Probability of each class from the unsteered place to the point, for each arm."
+                ),
+                self.path,
+                gap=8,
+            ),
+            column(
+                heading("Continuations", "Greedy continuation of the prompt, written when the point is released."),
+                told,
+                gap=8,
+            ),
+            self.timing,
+            gap=24,
+        )
         right = column(self.choice, self.note, self.pad, self.strength, self.examples, gap=12)
         return self.shell.page(stage(main, right, below))
 
@@ -169,12 +198,20 @@ class SteerText:
                 self._loading = before
             many = len(info.ticks) > 26
             self.pad.param.update(
-                kind="ring" if info.kind == "ring" else "line", colours=palette(info.kind), label=info.title, unit=info.unit,
+                kind="ring" if info.kind == "ring" else "line",
+                colours=palette(info.kind),
+                label=info.title,
+                unit=info.unit,
                 ticks=[[k.t, k.label.strip()] for i, k in enumerate(info.ticks) if not many or i % 10 == 0],
                 names=[[k.t, k.label.strip()] for k in info.ticks],
-                steered=self.state.t is not None, landed=None, t_from=None, t=self.state.t if self.state.t is not None else self.pad.t,
-            )  # fmt: skip
-            self.bars.param.update(labels=[k.label for k in info.ticks], colours=[colour_at(k.t, info.kind) for k in info.ticks])
+                steered=self.state.t is not None,
+                landed=None,
+                t_from=None,
+                t=self.state.t if self.state.t is not None else self.pad.t,
+            )
+            self.bars.param.update(
+                labels=[k.label for k in info.ticks], colours=[colour_at(k.t, info.kind) for k in info.ticks]
+            )
         self.shell.run(self._draw_curves(info))
         self._ask(self.state.t, final=True)
 
@@ -191,7 +228,9 @@ class SteerText:
                 self.bars.waiting = "No language model is installed. Make one with: manifold-atlas train calendar-llama"
                 return
             if not self.manifolds:
-                self.bars.waiting = "No manifold is fitted for this model. Make them with: manifold-atlas train calendar-manifolds"
+                self.bars.waiting = (
+                    "No manifold is fitted for this model. Make them with: manifold-atlas train calendar-manifolds"
+                )
                 return
             self.bars.waiting = "Asking the model …"
             self.choice.options = {m.title: m.name for m in self.manifolds.values()}
@@ -214,22 +253,49 @@ class SteerText:
             colours = palette(info.kind)
             closed = info.kind == "ring"
             points = np.asarray(curves.activation_points, np.float32).reshape(-1, 3)
-            places = np.asarray(curves.activation_point_t, np.float64) if curves.activation_point_t else np.zeros(len(points))
+            places = (
+                np.asarray(curves.activation_point_t, np.float64)
+                if curves.activation_point_t
+                else np.zeros(len(points))
+            )
             n = max(len(curves.label_t), 1)
             labels = [i for i in range(n) if n <= 26 or i % 10 == 0]
             with hold():
                 self.inside.param.update(
-                    points=points.astype("<f4").tobytes(), palette=colours,
+                    points=points.astype("<f4").tobytes(),
+                    palette=colours,
                     colour_index=(places % 1.0 * 71).astype(np.uint8).tobytes(),
-                    curves=[{"points": [list(p) for p in curves.activation_curve], "colours": colours, "width": 4, "closed": closed}],
-                    labels=[[*curves.activation_centroids[i], curves.labels[i].strip()] for i in labels if i < len(curves.activation_centroids)],
-                )  # fmt: skip
+                    curves=[
+                        {
+                            "points": [list(p) for p in curves.activation_curve],
+                            "colours": colours,
+                            "width": 4,
+                            "closed": closed,
+                        }
+                    ],
+                    labels=[
+                        [*curves.activation_centroids[i], curves.labels[i].strip()]
+                        for i in labels
+                        if i < len(curves.activation_centroids)
+                    ],
+                )
                 if curves.behaviour_curve:
                     self.outside.param.update(
                         axes=["√p 1", "√p 2", "√p 3"],
-                        curves=[{"points": [list(p) for p in curves.behaviour_curve], "colours": colours, "width": 4, "closed": closed}],
-                        labels=[[*curves.behaviour_centroids[i], curves.labels[i].strip()] for i in labels if i < len(curves.behaviour_centroids)],
-                    )  # fmt: skip
+                        curves=[
+                            {
+                                "points": [list(p) for p in curves.behaviour_curve],
+                                "colours": colours,
+                                "width": 4,
+                                "closed": closed,
+                            }
+                        ],
+                        labels=[
+                            [*curves.behaviour_centroids[i], curves.labels[i].strip()]
+                            for i in labels
+                            if i < len(curves.behaviour_centroids)
+                        ],
+                    )
             self._cursors()
 
         self.shell.show(draw)
@@ -255,7 +321,11 @@ class SteerText:
         return await self.shell.client.text(self.name, request.model_copy(update={"seq": seq}))
 
     def _fail(self, error: Exception) -> None:
-        told = error if isinstance(error, BackendError) else BackendError("A distribution was asked for.", str(error), "Try again.")
+        told = (
+            error
+            if isinstance(error, BackendError)
+            else BackendError("A distribution was asked for.", str(error), "Try again.")
+        )
         self.shell.show(lambda: self.shell.tell(told))
 
     def _deliver(self, seq: int, frame: TextFrame) -> None:
@@ -270,11 +340,16 @@ class SteerText:
             with hold():
                 self.bars.arms = [
                     {
-                        "arm": a.arm, "title": ARMS[a.arm][0], "colour": ARMS[a.arm][1], "classes": a.classes, "other": a.other,
+                        "arm": a.arm,
+                        "title": ARMS[a.arm][0],
+                        "colour": ARMS[a.arm][1],
+                        "classes": a.classes,
+                        "other": a.other,
                         "note": f"energy {a.energy:.3f} · on the concept {100 * a.coherence:.0f} %",
                     }
-                    for a in frame.arms if a.arm != "chord_subspace"
-                ]  # fmt: skip
+                    for a in frame.arms
+                    if a.arm != "chord_subspace"
+                ]
                 off = next((a for a in frame.arms if a.arm == "off"), None)
                 steered = next((a for a in frame.arms if a.arm == "manifold"), None)
                 if off and off.landed is not None:
@@ -301,7 +376,13 @@ class SteerText:
                     self._first = False
                     # Two classes on: far enough that the straight chord leaves the ring.
                     step = 2 / max(len(frame.labels), 3)
-                    t = (off.landed + step) % 1.0 if info.kind == "ring" else min(1.0, off.landed + 0.3) if off.landed < 0.6 else off.landed - 0.3
+                    t = (
+                        (off.landed + step) % 1.0
+                        if info.kind == "ring"
+                        else min(1.0, off.landed + 0.3)
+                        if off.landed < 0.6
+                        else off.landed - 0.3
+                    )
                     self.state.t = round(t, 4)
                     self.pad.param.update(t=t, steered=True)
                     self._ask(t, final=True)
@@ -328,8 +409,12 @@ class SteerText:
         start = self._start()
         jobs = [self._story("off", None, turn)]
         if t is not None:
-            jobs += [self._story(a, TextSteer(manifold=info.name, t=t, t_from=start, strength=self.state.strength, arm=a), turn)
-                     for a in ("manifold", "chord")]  # fmt: skip
+            jobs += [
+                self._story(
+                    a, TextSteer(manifold=info.name, t=t, t_from=start, strength=self.state.strength, arm=a), turn
+                )
+                for a in ("manifold", "chord")
+            ]
         await asyncio.gather(*jobs)
         if t is not None and turn == self._writing:
             found = await self.shell.client.path(

@@ -51,7 +51,9 @@ def passes(block: BlockSummary, wanted: Filter) -> bool:
         return False
     if block.stable_rank < wanted.least_rank or not wanted.firing[0] <= block.firing_rate <= wanted.firing[1]:
         return False
-    text = f"{block.label} block {block.index} {block.topology} {block.manifold or ''} {best_factor(block)[0]}".replace("_", " ").lower()
+    text = f"{block.label} block {block.index} {block.topology} {block.manifold or ''} {best_factor(block)[0]}".replace(
+        "_", " "
+    ).lower()
     return all(_found(word, text) for word in wanted.words.lower().replace("_", " ").split())
 
 
@@ -63,7 +65,8 @@ def _found(word: str, text: str) -> bool:
 def ordered(blocks: Sequence[BlockSummary], factor: str = "") -> list[BlockSummary]:
     """Steerable blocks first, then those that explain ``factor`` (or any known factor) best."""
     return sorted(
-        blocks, key=lambda b: (b.manifold is None, -(b.factors.get(factor, 0.0) if factor else best_factor(b)[1]), b.index)
+        blocks,
+        key=lambda b: (b.manifold is None, -(b.factors.get(factor, 0.0) if factor else best_factor(b)[1]), b.index),
     )
 
 
@@ -82,7 +85,9 @@ def map_data(blocks: Sequence[BlockSummary]) -> dict:
     return {
         "xy": np.array([b.xy for b in blocks], "<f4").reshape(-1, 2).tobytes(),
         "size": np.clip(radius * 4, 6, 255).astype(np.uint8).tobytes()[: len(blocks)],
-        "colour_index": np.array([kinds.index(b.topology) if b.topology in kinds else 0 for b in blocks], np.uint8).tobytes(),
+        "colour_index": np.array(
+            [kinds.index(b.topology) if b.topology in kinds else 0 for b in blocks], np.uint8
+        ).tobytes(),
         "palette": [TOPOLOGY[k] for k in kinds],
         "labels": [tip(b) for b in blocks],
         "legend": [[k, TOPOLOGY[k]] for k in kinds],
@@ -103,8 +108,15 @@ def rows(blocks: Sequence[BlockSummary], factor: str = "", *, most: int = 60) ->
     for b in ordered(blocks, factor)[:most]:
         name, r2 = (factor, b.factors.get(factor, 0.0)) if factor else best_factor(b)
         own = f"{b.index}" if b.label == f"block {b.index}" else f"{b.index} · {b.label}"
-        out.append({"key": b.index, "title": own + (" · steerable" if b.manifold else ""), "colour": TOPOLOGY.get(b.topology, "#888"),
-                    "note": f"{name.replace('_', ' ')} {r2:.2f}" if name else b.topology, "share": r2})  # fmt: skip
+        out.append(
+            {
+                "key": b.index,
+                "title": own + (" · steerable" if b.manifold else ""),
+                "colour": TOPOLOGY.get(b.topology, "#888"),
+                "note": f"{name.replace('_', ' ')} {r2:.2f}" if name else b.topology,
+                "share": r2,
+            }
+        )
     return out
 
 
@@ -122,7 +134,11 @@ def facts(block: BlockSummary) -> str:
     ]  # fmt: skip
     if isinstance(block, BlockDetail) and block.antipodal is not None:
         told.append((f"{block.antipodal:.2f}", "mirror likeness"))
-    return '<div class="atlas-facts">' + "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for v, k in told) + "</div>"
+    return (
+        '<div class="atlas-facts">'
+        + "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for v, k in told)
+        + "</div>"
+    )
 
 
 def factor_lines(block: BlockSummary) -> str:
@@ -185,8 +201,16 @@ def example_items(block: BlockDetail) -> list[dict]:
     out = []
     for e in block.examples:
         known = ", ".join(f"{k.replace('_', ' ')} {number(v, digits=2)}" for k, v in list(e.factors.items())[:6])
-        out.append({"offset": e.offset, "length": e.length, "t": e.t, "band": e.band, "heat": e.heat,
-                    "title": "\n".join(x for x in (e.caption, f"t {e.t:.2f}, strength {e.strength:.2f}", known) if x)})  # fmt: skip
+        out.append(
+            {
+                "offset": e.offset,
+                "length": e.length,
+                "t": e.t,
+                "band": e.band,
+                "heat": e.heat,
+                "title": "\n".join(x for x in (e.caption, f"t {e.t:.2f}, strength {e.strength:.2f}", known) if x),
+            }
+        )
     return out
 
 

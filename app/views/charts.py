@@ -47,8 +47,11 @@ def bars(values: Sequence[float], *, names: Sequence[str] | None = None, colour:
     n, named = len(values), names is not None and len(values) <= 14
     left, right, base = 36.0, width - 4, height - (18 if named else 8)
     step = (right - left) / n
-    parts = [f'<line x1="{left}" y1="{base}" x2="{right}" y2="{base}" stroke="currentColor" opacity=".35"/>',
-             _text(left - 6, 16, number(top, digits=2), anchor="end", cls="faint"), _text(left - 6, base, "0", anchor="end", cls="faint")]  # fmt: skip
+    parts = [
+        f'<line x1="{left}" y1="{base}" x2="{right}" y2="{base}" stroke="currentColor" opacity=".35"/>',
+        _text(left - 6, 16, number(top, digits=2), anchor="end", cls="faint"),
+        _text(left - 6, base, "0", anchor="end", cls="faint"),
+    ]
     for i, value in enumerate(values):
         h = max(0.0, value) / top * (base - 10)
         tip = f"{names[i]}: " if names else f"{i + 1}: "
@@ -68,7 +71,10 @@ def radial(values: Sequence[float], colours: Sequence[str], *, title: str, size:
         return ""
     n, c, top = len(values), size / 2, max(max(values), 1e-12)
     reach = c - 26
-    parts = [f'<circle cx="{c}" cy="{c}" r="{reach * q:.1f}" fill="none" stroke="currentColor" opacity=".14"/>' for q in (0.5, 1.0)]
+    parts = [
+        f'<circle cx="{c}" cy="{c}" r="{reach * q:.1f}" fill="none" stroke="currentColor" opacity=".14"/>'
+        for q in (0.5, 1.0)
+    ]
     for i, value in enumerate(values):
         a0, a1 = 2 * math.pi * (i - 0.46) / n, 2 * math.pi * (i + 0.46) / n
         r = reach * max(0.0, value) / top
@@ -79,7 +85,9 @@ def radial(values: Sequence[float], colours: Sequence[str], *, title: str, size:
         )
     for degrees in (0, 90, 180, 270):
         a = math.radians(degrees)
-        parts.append(_text(c + (reach + 12) * math.cos(a), c - (reach + 12) * math.sin(a) + 4, f"{degrees}°", cls="faint"))
+        parts.append(
+            _text(c + (reach + 12) * math.cos(a), c - (reach + 12) * math.sin(a) + 4, f"{degrees}°", cls="faint")
+        )
     return f'<figure style="margin:0">{_svg(size, size, "".join(parts), f"Tuning to {title}")}<figcaption class="atlas-quiet" style="text-align:center">{escape(title)}</figcaption></figure>'
 
 
@@ -104,13 +112,19 @@ def scatter(points: Sequence[tuple[float, float, str, str]], *, across: str, up:
         parts.append(_text(left - 6, y + 4, number(value), anchor="end", cls="faint"))
     if x1 > 1:
         x, _ = at(1, 0)
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{base}" stroke="currentColor" stroke-dasharray="2 3" opacity=".4"/>')
+        parts.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{base}" stroke="currentColor" stroke-dasharray="2 3" opacity=".4"/>'
+        )
     for i, (px, py, colour, title) in enumerate(points):
         x, y = at(px, py)
         ring = ' stroke="currentColor" stroke-width="2"' if i == chosen else ""
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{6 if i == chosen else 4}" fill="{colour}" fill-opacity=".82"{ring}><title>{escape(title)}</title></circle>')
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{6 if i == chosen else 4}" fill="{colour}" fill-opacity=".82"{ring}><title>{escape(title)}</title></circle>'
+        )
     parts.append(_text((left + right) / 2, height - 4, across, cls="faint"))
-    parts.append(_text(11, (top + base) / 2, up, cls="faint", more=f'transform="rotate(-90 11 {(top + base) / 2:.0f})"'))
+    parts.append(
+        _text(11, (top + base) / 2, up, cls="faint", more=f'transform="rotate(-90 11 {(top + base) / 2:.0f})"')
+    )
     return _svg(width, height, "".join(parts), f"{up} against {across}")
 
 
@@ -128,11 +142,17 @@ def interval(value: float | None, low: float | None, high: float | None, control
     def at(v: float) -> float:
         return left + (v - lo) / (hi - lo) * (right - left)
 
-    parts = [f'<line x1="{left}" x2="{right}" y1="{axis}" y2="{axis}" stroke="currentColor" opacity=".28"/>',
-             f'<line x1="{at(0):.1f}" x2="{at(0):.1f}" y1="{axis - 5}" y2="{axis + 5}" stroke="currentColor" opacity=".5"/>']  # fmt: skip
+    parts = [
+        f'<line x1="{left}" x2="{right}" y1="{axis}" y2="{axis}" stroke="currentColor" opacity=".28"/>',
+        f'<line x1="{at(0):.1f}" x2="{at(0):.1f}" y1="{axis - 5}" y2="{axis + 5}" stroke="currentColor" opacity=".5"/>',
+    ]
     if low is not None and high is not None:
-        parts.append(f'<line x1="{at(low):.1f}" x2="{at(high):.1f}" y1="{axis}" y2="{axis}" stroke="#0f7c86" stroke-width="5" stroke-linecap="round" opacity=".45"/>')
-    parts.append(f'<circle cx="{at(value):.1f}" cy="{axis}" r="6" fill="#0f7c86"><title>{number(value)}{escape(unit)}</title></circle>')
+        parts.append(
+            f'<line x1="{at(low):.1f}" x2="{at(high):.1f}" y1="{axis}" y2="{axis}" stroke="#0f7c86" stroke-width="5" stroke-linecap="round" opacity=".45"/>'
+        )
+    parts.append(
+        f'<circle cx="{at(value):.1f}" cy="{axis}" r="6" fill="#0f7c86"><title>{number(value)}{escape(unit)}</title></circle>'
+    )
     # Names of controls are put on the first line where they do not run into one that stands there.
     lines: list[float] = []
     for name, v in known:
@@ -143,10 +163,14 @@ def interval(value: float | None, low: float | None, high: float | None, control
             lines.append(-math.inf)
         lines[line] = centre + half
         y = axis + 20 + 15 * line
-        parts.append(f'<circle cx="{x:.1f}" cy="{axis}" r="3.5" fill="currentColor" opacity=".55"><title>{escape(name)}: {number(v)}{escape(unit)}</title></circle>')
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{axis}" r="3.5" fill="currentColor" opacity=".55"><title>{escape(name)}: {number(v)}{escape(unit)}</title></circle>'
+        )
         parts.append(_text(centre, y, name, cls="faint"))
     height = axis + (12 if not lines else 10 + 15 * len(lines) + 4)
-    return _svg(width, height, "".join(parts), f"{number(value)}{unit}" + "".join(f", {k} {number(v)}{unit}" for k, v in known))
+    return _svg(
+        width, height, "".join(parts), f"{number(value)}{unit}" + "".join(f", {k} {number(v)}{unit}" for k, v in known)
+    )
 
 
 def lines(series: Sequence[tuple[str, str, Sequence[float], bool]], fraction: Sequence[float], *, label: str, width: float = 360,
@@ -160,10 +184,14 @@ def lines(series: Sequence[tuple[str, str, Sequence[float], bool]], fraction: Se
     parts = []
     for v in (0.0, 0.5, 1.0):
         _, y = at(0, v)
-        parts.append(f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity="{0.35 if v == 0 else 0.1}"/>')
+        parts.append(
+            f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity="{0.35 if v == 0 else 0.1}"/>'
+        )
         parts.append(_text(left - 6, y + 4, f"{v:g}", anchor="end", cls="faint"))
     for f, words in ((0.0, "start"), (0.5, "half way"), (1.0, "point")):
-        parts.append(_text(at(f, 0)[0], base + 15, words, anchor={0.0: "start", 0.5: "middle", 1.0: "end"}[f], cls="faint"))
+        parts.append(
+            _text(at(f, 0)[0], base + 15, words, anchor={0.0: "start", 0.5: "middle", 1.0: "end"}[f], cls="faint")
+        )
     placed: list[tuple[float, float]] = []
     names = []
     # Only curves that matter are named: the highest, and at most four of them.
@@ -174,7 +202,9 @@ def lines(series: Sequence[tuple[str, str, Sequence[float], bool]], fraction: Se
             continue
         path = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in (at(f, v) for f, v in zip(fraction, values)))
         dash = ' stroke-dasharray="4 4"' if dashed else ""
-        parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2.4" stroke-linejoin="round"{dash}><title>{escape(name)}</title></path>')
+        parts.append(
+            f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2.4" stroke-linejoin="round"{dash}><title>{escape(name)}</title></path>'
+        )
         peak = max(range(len(values)), key=lambda i: values[i])
         if max(values) < least:
             continue

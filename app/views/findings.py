@@ -37,8 +37,24 @@ def passes(finding: Finding, wanted: Wanted) -> bool:
             return False
     if wanted.study and study_of(finding) != wanted.study:
         return False
-    text = " ".join((finding.id, finding.claim, finding.question, finding.model, finding.data, finding.evidence, finding.status,
-                     finding.caveat, *finding.controls)).lower().replace("-", " ").replace("_", " ")  # fmt: skip
+    text = (
+        " ".join(
+            (
+                finding.id,
+                finding.claim,
+                finding.question,
+                finding.model,
+                finding.data,
+                finding.evidence,
+                finding.status,
+                finding.caveat,
+                *finding.controls,
+            )
+        )
+        .lower()
+        .replace("-", " ")
+        .replace("_", " ")
+    )
     return all(word in text for word in wanted.words.lower().replace("-", " ").replace("_", " ").split())
 
 
@@ -82,14 +98,21 @@ def tally(findings: Sequence[Finding]) -> str:
     """How many hold, fall short, and so on, in words."""
     counts = {s: sum(f.status == s for f in findings) for s in ORDER}
     words = {"holds": "holding", "falls short": "falling short", "unjudged": "not judged"}
-    told = [f"{counts[s]} {words.get(s, s)}" for s in ("holds", "falls short", "null", "contradicted", "unjudged") if counts[s]]
+    told = [
+        f"{counts[s]} {words.get(s, s)}"
+        for s in ("holds", "falls short", "null", "contradicted", "unjudged")
+        if counts[s]
+    ]
     return f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" + (": " + ", ".join(told) if told else "")
 
 
 def card(entry_: Card) -> str:
     """One card with its facts and its gates: what was aimed at and what was reached."""
-    facts = "".join(f"<div><b>{escape(str(number(v) if isinstance(v, float) else f'{v:,}'.replace(',', ' ') if isinstance(v, int) else v))}</b>"
-                    f"<span>{escape(k)}</span></div>" for k, v in list(entry_.facts.items())[:6])  # fmt: skip
+    facts = "".join(
+        f"<div><b>{escape(str(number(v) if isinstance(v, float) else f'{v:,}'.replace(',', ' ') if isinstance(v, int) else v))}</b>"
+        f"<span>{escape(k)}</span></div>"
+        for k, v in list(entry_.facts.items())[:6]
+    )
     gates = "".join(_gate(g) for g in entry_.gates)
     return (
         f'<article style="padding:16px 0;border-top:1px solid color-mix(in srgb, currentColor 12%, transparent)" id="card-{escape(entry_.name)}">'

@@ -39,12 +39,15 @@ def cells(board: SinkBoard, measure: str) -> list[dict]:
     top = 1.0 if shares else max((float(getattr(h, measure)) for h in board.board), default=1.0)
     return [
         {
-            "layer": h.layer, "head": h.head, "value": measure_of(h, measure, top), "colour": LABELS.get(h.label, "#7b8794"),
+            "layer": h.layer,
+            "head": h.head,
+            "value": measure_of(h, measure, top),
+            "colour": LABELS.get(h.label, "#7b8794"),
             "title": f"Layer {h.layer}, head {h.head}: {h.label}, {MEASURES[measure][0].lower()} {number(getattr(h, measure), digits=2)}, "
-                     f"most attention on {h.token.strip() or 'a space'}",
+            f"most attention on {h.token.strip() or 'a space'}",
         }
         for h in board.board
-    ]  # fmt: skip
+    ]
 
 
 def legend(board: SinkBoard) -> str:
@@ -53,8 +56,10 @@ def legend(board: SinkBoard) -> str:
     for label, colour in LABELS.items():
         n = sum(h.label == label for h in board.board)
         if n:
-            told.append(f'<span style="display:inline-flex;align-items:center;gap:6px;margin-right:16px"><i style="width:10px;height:10px;border-radius:50%;'
-                        f'background:{colour}"></i>{escape(label)} <b>{n}</b></span>')  # fmt: skip
+            told.append(
+                f'<span style="display:inline-flex;align-items:center;gap:6px;margin-right:16px"><i style="width:10px;height:10px;border-radius:50%;'
+                f'background:{colour}"></i>{escape(label)} <b>{n}</b></span>'
+            )
     return f'<div style="font-size:13px">{"".join(told)}</div>'
 
 
@@ -69,7 +74,10 @@ def threshold(board: SinkBoard) -> str:
 def values_against_rank(board: SinkBoard, chosen: tuple[int, int] | None) -> str:
     """Value ratio against stable rank, one point a head."""
     heads = board.board
-    points = [(h.value_ratio, h.stable_rank, LABELS.get(h.label, "#7b8794"), f"layer {h.layer}, head {h.head}: {h.label}") for h in heads]
+    points = [
+        (h.value_ratio, h.stable_rank, LABELS.get(h.label, "#7b8794"), f"layer {h.layer}, head {h.head}: {h.label}")
+        for h in heads
+    ]
     at = next((i for i, h in enumerate(heads) if chosen == (h.layer, h.head)), None)
     return scatter(points, across="value ratio (1: as large as the others)", up="stable rank", chosen=at)
 
@@ -86,8 +94,16 @@ def sentence(detail: HeadDetail) -> str:
     """What this head does, with its numbers."""
     h = detail.summary
     told = SAYS.get(h.label, h.label)
-    causal = f" Exchanging its value, with attention held fixed, says <b>{escape(detail.causal_label)}</b>: it {SAYS.get(detail.causal_label, '')}." if detail.causal_label else ""
-    fixed = " It stands at position 0 of a causal model, so it cannot depend on content: what it sends is a bias." if h.constant and h.label != "no sink" else ""
+    causal = (
+        f" Exchanging its value, with attention held fixed, says <b>{escape(detail.causal_label)}</b>: it {SAYS.get(detail.causal_label, '')}."
+        if detail.causal_label
+        else ""
+    )
+    fixed = (
+        " It stands at position 0 of a causal model, so it cannot depend on content: what it sends is a bias."
+        if h.constant and h.label != "no sink"
+        else ""
+    )
     return (
         f'<div style="font-size:14px;line-height:1.5">By observation it {told}. {100 * h.strength:.0f} % of its attention goes to '
         f"<b>{escape(h.token.strip() or 'a space')}</b>.{fixed}{causal}</div>"
@@ -98,29 +114,54 @@ def facts(detail: HeadDetail) -> str:
     """The head's numbers in one line."""
     h = detail.summary
     told = [
-        (f"{100 * h.strength:.1f} %", "strength"), (f"{100 * h.event:.0f} %", "queries at ≥ ½"), (f"{h.value_ratio:.2f}", "value ratio"),
-        (f"{h.value_ratio_raw:.2f}", "before projection"), (f"{h.stable_rank:.2f}", "stable rank"), (f"{100 * h.rank1_energy:.0f} %", "rank-1 share"),
-        (h.label, "by observation"), *([(detail.causal_label, "by exchange")] if detail.causal_label else []),
-    ]  # fmt: skip
-    return '<div class="atlas-facts">' + "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for v, k in told) + "</div>"
+        (f"{100 * h.strength:.1f} %", "strength"),
+        (f"{100 * h.event:.0f} %", "queries at ≥ ½"),
+        (f"{h.value_ratio:.2f}", "value ratio"),
+        (f"{h.value_ratio_raw:.2f}", "before projection"),
+        (f"{h.stable_rank:.2f}", "stable rank"),
+        (f"{100 * h.rank1_energy:.0f} %", "rank-1 share"),
+        (h.label, "by observation"),
+        *([(detail.causal_label, "by exchange")] if detail.causal_label else []),
+    ]
+    return (
+        '<div class="atlas-facts">'
+        + "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for v, k in told)
+        + "</div>"
+    )
 
 
 def value_norms(detail: HeadDetail) -> str:
     """Norm of each key's output-projected value; the sink is warm."""
-    return bars(detail.value_norms, names=[t.strip() or "␣" for t in detail.tokens], marked=detail.summary.sink, colour="#7b8794",
-                width=420, height=110, label="Norm of each key's value")  # fmt: skip
+    return bars(
+        detail.value_norms,
+        names=[t.strip() or "␣" for t in detail.tokens],
+        marked=detail.summary.sink,
+        colour="#7b8794",
+        width=420,
+        height=110,
+        label="Norm of each key's value",
+    )
 
 
 def spectrum(detail: HeadDetail) -> str:
     """Squared singular values of the head's update as shares of their sum."""
-    return bars(detail.spectrum[:12], names=[str(i + 1) for i in range(min(12, len(detail.spectrum)))], width=320, height=110,
-                label="Spectrum of the head's update")  # fmt: skip
+    return bars(
+        detail.spectrum[:12],
+        names=[str(i + 1) for i in range(min(12, len(detail.spectrum)))],
+        width=320,
+        height=110,
+        label="Spectrum of the head's update",
+    )
 
 
 EXCHANGES = {
-    "zero": "value set to zero", "mean": "mean value of all keys", "donor": "this sink's value from another input",
-    "ordinary": "value of an ordinary key", "remove": "attention to it taken away", "control": "control: another key's value",
-}  # fmt: skip
+    "zero": "value set to zero",
+    "mean": "mean value of all keys",
+    "donor": "this sink's value from another input",
+    "ordinary": "value of an ordinary key",
+    "remove": "attention to it taken away",
+    "control": "control: another key's value",
+}
 
 
 def effects(detail: HeadDetail) -> str:
@@ -133,7 +174,7 @@ def effects(detail: HeadDetail) -> str:
         colour = "#7b8794" if name == "control" else "#d9622b"
         lines.append(
             f'<div style="display:grid;grid-template-columns:minmax(120px,230px) 1fr 56px;gap:8px;align-items:center;font-size:13px;padding:3px 0">'
-            f"<span>{escape(EXCHANGES.get(name, name))}</span><span style=\"height:8px;border-radius:4px;background:color-mix(in srgb, currentColor 8%, transparent)\">"
+            f'<span>{escape(EXCHANGES.get(name, name))}</span><span style="height:8px;border-radius:4px;background:color-mix(in srgb, currentColor 8%, transparent)">'
             f'<span style="display:block;height:100%;border-radius:4px;width:{100 * max(0.0, value) / top:.1f}%;background:{colour}"></span></span>'
             f'<span style="text-align:right">{100 * value:.1f} %</span></div>'
         )

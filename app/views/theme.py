@@ -39,20 +39,27 @@ def colour_at(t: float, kind: str) -> str:
 _MUI = {
     "shape": {"borderRadius": 8},
     "typography": {
-        "fontFamily": "Roboto, 'Helvetica Neue', Arial, sans-serif", "fontSize": 14,
+        "fontFamily": "Roboto, 'Helvetica Neue', Arial, sans-serif",
+        "fontSize": 14,
         **{level: {"fontSize": "14px", "fontWeight": 700} for level in ("h1", "h2", "h3", "h4", "h5", "h6")},
-        "body1": {"fontSize": "14px"}, "body2": {"fontSize": "13px"},
+        "body1": {"fontSize": "14px"},
+        "body2": {"fontSize": "13px"},
     },
     "components": {
         "MuiInputBase": {"styleOverrides": {"root": {"fontSize": "14px"}}},
         "MuiFormControlLabel": {"styleOverrides": {"label": {"fontSize": "13px"}}},
         "MuiCheckbox": {"styleOverrides": {"root": {"padding": "4px 6px"}}},
-        "MuiAccordionSummary": {"styleOverrides": {"root": {"padding": 0, "minHeight": "40px"}, "content": {"margin": "8px 0"}}},
+        "MuiAccordionSummary": {
+            "styleOverrides": {"root": {"padding": 0, "minHeight": "40px"}, "content": {"margin": "8px 0"}}
+        },
         "MuiAccordionDetails": {"styleOverrides": {"root": {"padding": "8px 0 0"}}},
     },
-}  # fmt: skip
+}
 
-MUI = {"light": {"palette": {"primary": {"main": ACCENT}}, **_MUI}, "dark": {"palette": {"primary": {"main": ACCENT_DARK}}, **_MUI}}
+MUI = {
+    "light": {"palette": {"primary": {"main": ACCENT}}, **_MUI},
+    "dark": {"palette": {"primary": {"main": ACCENT_DARK}}, **_MUI},
+}
 """What the widgets take from the theme, in light and dark."""
 
 FAVICON = (

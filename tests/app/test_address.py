@@ -18,7 +18,9 @@ def test_defaults_are_not_written():
     assert write(State()) == ""
 
 
-@pytest.mark.parametrize("values", [{"prompt": "a & b = c?\n#1", "seed": 4, "t": 0.3125}, {"t": 0.0}, {"prompt": "ünï"}])
+@pytest.mark.parametrize(
+    "values", [{"prompt": "a & b = c?\n#1", "seed": 4, "t": 0.3125}, {"t": 0.0}, {"prompt": "ünï"}]
+)
 def test_what_is_written_is_read_back(values):
     before, after = State(**values), State()
     read(after, write(before))

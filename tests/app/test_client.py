@@ -47,7 +47,9 @@ async def test_the_older_of_two_is_superseded(client):
 
 
 async def test_filmstrip_has_its_stops(client):
-    frame = await client.filmstrip(FilmstripRequest(steer=[Steer(manifold="light-azimuth", t=0)], stops=12, format="webp"))
+    frame = await client.filmstrip(
+        FilmstripRequest(steer=[Steer(manifold="light-azimuth", t=0)], stops=12, format="webp")
+    )
     assert len(frame.header.arms) == 12
 
 

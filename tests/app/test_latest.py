@@ -13,7 +13,9 @@ class Desk:
     def __init__(self, *, in_flight: int = 1) -> None:
         self.begun, self.got, self.failed = [], [], []
         self.gates: dict[int, asyncio.Future] = {}
-        self.latest = LatestWins(self.send, deliver=lambda s, v: self.got.append((s, v)), fail=self.failed.append, in_flight=in_flight)
+        self.latest = LatestWins(
+            self.send, deliver=lambda s, v: self.got.append((s, v)), fail=self.failed.append, in_flight=in_flight
+        )
 
     async def send(self, seq: int, value):
         self.begun.append(value)

@@ -227,7 +227,11 @@ async def test_catalogue_filters_and_replays(open_page):
     page = await open_page(Catalogue, status="falls short")
     assert [i["id"] for i in page.list.items] == ["light-ring/off-target"]
     page.choices["status"].value = ""
-    assert len(page.list.items) == 5 and "What is installed" not in page.cards.object and "Tabletop SDXL" in page.cards.object
+    assert (
+        len(page.list.items) == 5
+        and "What is installed" not in page.cards.object
+        and "Tabletop SDXL" in page.cards.object
+    )
     page._replay("light-ring", 0, "small")
     for _ in range(100):
         await asyncio.sleep(0.02)

@@ -18,8 +18,15 @@ from backend.wire.text import ArmPath, PathResponse
 
 
 def _block(index: int = 0, **kw) -> BlockSummary:
-    told = {"label": f"block {index}", "xy": (0.0, float(index)), "firing_rate": 0.01, "energy": 0.1, "stable_rank": 1.5,
-            "participation_ratio": 1.6, "effective_rank": 1.7}  # fmt: skip
+    told = {
+        "label": f"block {index}",
+        "xy": (0.0, float(index)),
+        "firing_rate": 0.01,
+        "energy": 0.1,
+        "stable_rank": 1.5,
+        "participation_ratio": 1.6,
+        "effective_rank": 1.7,
+    }
     return BlockSummary(index=index, **{**told, **kw})
 
 
@@ -60,7 +67,16 @@ def test_arms_have_fixed_and_different_colours():
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [(None, "–"), (0, "0"), (0.04512, "0.0451"), (9.4, "9.4"), (123.4, "123"), (21_000_000, "21 000 000"), (1e-5, "1.0e-05"), (math.nan, "–")],
+    [
+        (None, "–"),
+        (0, "0"),
+        (0.04512, "0.0451"),
+        (9.4, "9.4"),
+        (123.4, "123"),
+        (21_000_000, "21 000 000"),
+        (1e-5, "1.0e-05"),
+        (math.nan, "–"),
+    ],
 )
 def test_numbers(value, told):
     assert charts.number(value) == told
@@ -77,7 +93,9 @@ def test_bars_are_as_high_as_their_values():
     (svg,) = _svg(charts.bars([4.0, 2.0, 1.0], marked=1))
     rects = [e for e in svg.iter() if e.tag == "rect"]
     heights = [float(r.get("height")) for r in rects]
-    assert heights[0] == pytest.approx(2 * heights[1], rel=0.01) and heights[1] == pytest.approx(2 * heights[2], rel=0.01)
+    assert heights[0] == pytest.approx(2 * heights[1], rel=0.01) and heights[1] == pytest.approx(
+        2 * heights[2], rel=0.01
+    )
     assert len({r.get("fill") for r in rects}) == 2
     assert charts.bars([]) == ""
 
@@ -93,7 +111,11 @@ def test_radial_points_where_the_value_is():
 
 
 def test_interval_names_every_control_without_overlap():
-    (svg,) = _svg(charts.interval(9.4, 8.1, 11.2, {"chord": 31.0, "random": 88.0, "shuffled coordinate": 91.2, "none": None}, unit="°"))
+    (svg,) = _svg(
+        charts.interval(
+            9.4, 8.1, 11.2, {"chord": 31.0, "random": 88.0, "shuffled coordinate": 91.2, "none": None}, unit="°"
+        )
+    )
     names = [(e.text, float(e.get("x")), float(e.get("y"))) for e in svg.iter() if e.tag == "text"]
     assert [n for n, _, _ in names] == ["chord", "random", "shuffled coordinate"]
     for i, (a, xa, ya) in enumerate(names):
@@ -104,17 +126,30 @@ def test_interval_names_every_control_without_overlap():
 
 
 def test_scatter_and_lines_are_well_formed():
-    (svg,) = _svg(charts.scatter([(0.2, 3.0, "#123456", "a & b"), (1.4, 1.0, "#654321", "<c>")], across="x", up="y", chosen=1))
+    (svg,) = _svg(
+        charts.scatter([(0.2, 3.0, "#123456", "a & b"), (1.4, 1.0, "#654321", "<c>")], across="x", up="y", chosen=1)
+    )
     assert sum(e.tag == "circle" for e in svg.iter()) == 2
-    (svg,) = _svg(charts.lines([("Mon", "#ff0000", [1, 0.5, 0], False), ("no", "#00ff00", [0, 0, 0], False)], [0, 0.5, 1], label="l"))
+    (svg,) = _svg(
+        charts.lines(
+            [("Mon", "#ff0000", [1, 0.5, 0], False), ("no", "#00ff00", [0, 0, 0], False)], [0, 0.5, 1], label="l"
+        )
+    )
     assert sum(e.tag == "path" for e in svg.iter()) == 1, "a curve that never rises is left out"
 
 
 def test_path_panels_one_an_arm():
     arm = {"classes": [[0.9, 0.05], [0.1, 0.8]], "other": [0.05, 0.1], "energy": [0.1, 0.3], "coherence": [0.95, 0.9],
            "activation_xyz": [(0, 0, 0)] * 2, "behaviour_xyz": [(0, 0, 0)] * 2}  # fmt: skip
-    made = path_panels(PathResponse(labels=[" Monday", " <b>"], fraction=[0, 1], timing_ms={},
-                                    arms=[ArmPath(arm="manifold", **arm), ArmPath(arm="chord", **arm)]), ["#111111", "#222222"])  # fmt: skip
+    made = path_panels(
+        PathResponse(
+            labels=[" Monday", " <b>"],
+            fraction=[0, 1],
+            timing_ms={},
+            arms=[ArmPath(arm="manifold", **arm), ArmPath(arm="chord", **arm)],
+        ),
+        ["#111111", "#222222"],
+    )
     assert len(_svg(made)) == 2 and "energy 0.200" in made and "<b>" not in made.replace("<b></b>", "")
 
 
@@ -122,7 +157,9 @@ def test_path_panels_one_an_arm():
 
 
 def test_filters():
-    ring = _block(17, label="light azimuth ring", topology="ring", factors={"light_azimuth": 0.9, "hue": 0.1}, stable_rank=2.0)
+    ring = _block(
+        17, label="light azimuth ring", topology="ring", factors={"light_azimuth": 0.9, "hue": 0.1}, stable_rank=2.0
+    )
     assert blocks.passes(ring, blocks.Filter())
     assert blocks.passes(ring, blocks.Filter(words="light RING"))
     assert blocks.passes(ring, blocks.Filter(words="light_azimuth 17"))
@@ -174,9 +211,15 @@ def test_the_same_place_has_the_same_colour_in_cloud_and_pad():
 
 
 def test_block_in_words():
-    detail = BlockDetail(**_block(5, topology="ring").model_dump(), featurizer="f", spectrum=[3, 1], axes_variance=[0.75, 0.25],
-                         antipodal=0.8, tuning={"hue": [1, 2, 3, 4]},
-                         examples=[BlockExample(t=0.99, strength=1, band="top", offset=0, length=3, width=2, height=2, caption="a <b>")])  # fmt: skip
+    detail = BlockDetail(
+        **_block(5, topology="ring").model_dump(),
+        featurizer="f",
+        spectrum=[3, 1],
+        axes_variance=[0.75, 0.25],
+        antipodal=0.8,
+        tuning={"hue": [1, 2, 3, 4]},
+        examples=[BlockExample(t=0.99, strength=1, band="top", offset=0, length=3, width=2, height=2, caption="a <b>")],
+    )
     assert "1.0 %" in blocks.facts(detail) and "0.80" in blocks.facts(detail)
     assert len(_svg(blocks.spectrum(detail))) == 1 and len(_svg(blocks.tuning(detail))) == 1
     assert blocks.example_items(detail)[0]["t"] == 0.99
@@ -188,9 +231,19 @@ def test_block_in_words():
 
 
 def _finding(**kw) -> Finding:
-    told = {"id": "light-ring/error", "claim": "The light lands.", "value": 9.4, "low": 8.1, "high": 11.2, "n": 240, "unit": "°",
-            "evidence": "interventional", "status": "holds", "model": "tabletop-sdxl",
-            "command": "manifold-atlas study light-ring --scale paper --seed 3"}  # fmt: skip
+    told = {
+        "id": "light-ring/error",
+        "claim": "The light lands.",
+        "value": 9.4,
+        "low": 8.1,
+        "high": 11.2,
+        "n": 240,
+        "unit": "°",
+        "evidence": "interventional",
+        "status": "holds",
+        "model": "tabletop-sdxl",
+        "command": "manifold-atlas study light-ring --scale paper --seed 3",
+    }
     return Finding(**{**told, **kw})
 
 
@@ -198,7 +251,9 @@ def test_findings_are_found_by_word_and_filter():
     f = _finding()
     assert findings.passes(f, findings.Wanted(words="light ring lands"))
     assert not findings.passes(f, findings.Wanted(words="dark"))
-    assert findings.passes(f, findings.Wanted(study="light-ring", model="tabletop-sdxl", evidence="interventional", status="holds"))
+    assert findings.passes(
+        f, findings.Wanted(study="light-ring", model="tabletop-sdxl", evidence="interventional", status="holds")
+    )
     for name, other in (("study", "x"), ("model", "x"), ("evidence", "observational"), ("status", "null")):
         assert not findings.passes(f, findings.Wanted(**{name: other}))
 
@@ -219,8 +274,19 @@ def test_what_asks_for_attention_comes_first_in_its_study():
 
 
 def test_a_card_shows_its_gates_and_escapes():
-    made = findings.card(Card(name="n", kind="model", title="<script>", summary="s", facts={"parameters": 21_000_000},
-                              gates=[{"name": "R²", "value": 0.934, "aim": 0.9, "passed": True}, {"name": "x", "value": 1, "aim": 2, "passed": False}]))  # fmt: skip
+    made = findings.card(
+        Card(
+            name="n",
+            kind="model",
+            title="<script>",
+            summary="s",
+            facts={"parameters": 21_000_000},
+            gates=[
+                {"name": "R²", "value": 0.934, "aim": 0.9, "passed": True},
+                {"name": "x", "value": 1, "aim": 2, "passed": False},
+            ],
+        )
+    )
     assert "<script>" not in made and "21 000 000" in made and made.count("✓") == 1 and made.count("✗") == 1
 
 
@@ -228,13 +294,25 @@ def test_a_card_shows_its_gates_and_escapes():
 
 
 def _head(layer=0, head=0, **kw) -> HeadSummary:
-    told = {"strength": 0.5, "event": 0.9, "sink": 0, "token": "<bos>", "token_type": "bos", "value_ratio": 0.1, "value_ratio_raw": 0.2,
-            "stable_rank": 2.0, "rank1_energy": 0.6, "label": "nop"}  # fmt: skip
+    told = {
+        "strength": 0.5,
+        "event": 0.9,
+        "sink": 0,
+        "token": "<bos>",
+        "token_type": "bos",
+        "value_ratio": 0.1,
+        "value_ratio_raw": 0.2,
+        "stable_rank": 2.0,
+        "rank1_energy": 0.6,
+        "label": "nop",
+    }
     return HeadSummary(layer=layer, head=head, **{**told, **kw})
 
 
 def _board(*summaries) -> SinkBoard:
-    return SinkBoard(model="m", layers=2, heads=2, tokens=["<bos>", "a"], n=2, uniform=0.5, board=list(summaries), timing_ms={})
+    return SinkBoard(
+        model="m", layers=2, heads=2, tokens=["<bos>", "a"], n=2, uniform=0.5, board=list(summaries), timing_ms={}
+    )
 
 
 def test_cells_follow_measure_and_label():
@@ -247,7 +325,9 @@ def test_cells_follow_measure_and_label():
 
 
 def test_the_strongest_sink_is_opened():
-    assert heads.most_telling([_head(0, 0, strength=0.9, label="no sink"), _head(1, 1, strength=0.6), _head(1, 0, strength=0.5)]) == (1, 1)
+    assert heads.most_telling(
+        [_head(0, 0, strength=0.9, label="no sink"), _head(1, 1, strength=0.6), _head(1, 0, strength=0.5)]
+    ) == (1, 1)
     assert heads.most_telling([]) is None
 
 
@@ -256,9 +336,19 @@ def test_the_threshold_is_said_with_this_inputs_numbers():
 
 
 def test_a_head_in_words():
-    detail = HeadDetail(summary=_head(constant=True, token=" <b>"), tokens=["<bos>", "a"], inflow=[0.8, 0.2], query=1, query_row=[1, 0],
-                        value_norms=[0.1, 1.0], spectrum=[0.7, 0.3], pattern=[[1, 0], [1, 0]], timing_ms={},
-                        effects={"zero": 0.01, "control": 0.05}, causal_label="nop")  # fmt: skip
+    detail = HeadDetail(
+        summary=_head(constant=True, token=" <b>"),
+        tokens=["<bos>", "a"],
+        inflow=[0.8, 0.2],
+        query=1,
+        query_row=[1, 0],
+        value_norms=[0.1, 1.0],
+        spectrum=[0.7, 0.3],
+        pattern=[[1, 0], [1, 0]],
+        timing_ms={},
+        effects={"zero": 0.01, "control": 0.05},
+        causal_label="nop",
+    )
     told = heads.sentence(detail)
     assert "bias" in told and "50 %" in told and "<b><b>" not in told
     assert len(_svg(heads.value_norms(detail))) == len(_svg(heads.spectrum(detail))) == 1

@@ -1,0 +1,195 @@
+"""The app in a real browser: pages open cleanly, a drag moves the picture and the answer, a lost backend comes back."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+READY = {
+    "": ".turn[data-stops]",
+    "explore": ".map[data-points]",
+    "sinks": ".board button.on",
+    "steer-image": ".frames[data-seq]",
+    "steer-text": ".bars [data-arm=manifold]",
+    "catalogue": ".findings article, .findings .wait",
+}
+"""What stands on a page once the backend has answered it."""
+
+DIGEST = """() => {
+  const find = (root) => { for (const e of root.querySelectorAll('*')) {
+    if (e.matches('.frames figure[data-arm=manifold] canvas')) return e;
+    if (e.shadowRoot) { const x = find(e.shadowRoot); if (x) return x; } } return null; };
+  const c = find(document); return c ? c.toDataURL().length + ':' + c.toDataURL().slice(-200) : ''; }"""
+
+DRAWN = """([want, far]) => {
+  const find = (root) => { for (const e of root.querySelectorAll('*')) {
+    if (e.matches('.frames[data-seq]')) return e;
+    if (e.shadowRoot) { const x = find(e.shadowRoot); if (x) return x; } } return null; };
+  const f = find(document); if (!f || f.dataset.t === '') return false;
+  const gap = Math.abs(((Number(f.dataset.t) - want + 1.5) % 1) - .5); return gap < far; }"""
+
+
+def point(page, t: float) -> tuple[float, float]:
+    """Where on the screen the pad's coordinate ``t`` lies: a ring around the middle, or a line."""
+    box = page.locator(".pad svg").bounding_box()
+    unit = box["width"] / 420
+    if page.locator(".pad svg path[d*='A']").count():
+        a = 2 * math.pi * t
+        return box["x"] + (210 + 118 * math.cos(a)) * unit, box["y"] + (170 - 118 * math.sin(a)) * unit
+    return box["x"] + (36 + 348 * t) * unit, box["y"] + 170 * unit
+
+
+def at(page) -> float:
+    return float(page.locator(".pad svg").get_attribute("aria-valuenow"))
+
+
+def drag(page, start: float, end: float, *, moves: int = 12) -> None:
+    page.mouse.move(*point(page, start))
+    page.mouse.down()
+    for i in range(1, moves + 1):
+        page.mouse.move(*point(page, start + (end - start) * i / moves))
+    page.mouse.up()
+
+
+def far(t: float) -> float:
+    return (t + 0.5) % 1.0
+
+
+@pytest.mark.parametrize("path", READY)
+def test_a_page_opens_cleanly_and_asks_nobody_else(tab, path):
+    page = tab.open(path)
+    page.wait_for_selector(READY[path])
+    page.wait_for_timeout(300)
+    assert tab.errors == []
+    assert tab.outside == []
+    assert "Manifold Atlas" in page.title()
+    assert page.locator("nav[aria-label=Pages] a").count() == 6
+    assert "Traceback" not in page.content()
+
+
+def test_a_drag_turns_the_picture_and_a_storm_ends_on_its_last_value(tab):
+    page = tab.open("steer-image?t=0.1")
+    page.wait_for_function(DRAWN, arg=[0.1, 0.01])
+    before = page.evaluate(DIGEST)
+    drag(page, 0.1, 0.45)
+    page.wait_for_function(DRAWN, arg=[at(page), 0.005])
+    assert page.evaluate(DIGEST) != before
+    assert abs(at(page) - 0.45) < 0.02
+    # The address keeps where it was released.
+    page.wait_for_function("t => Math.abs(Number(new URLSearchParams(location.search).get('t')) - t) < .002", arg=at(page))
+
+    page.mouse.move(*point(page, 0.45))
+    page.mouse.down()
+    for i in range(200):
+        page.mouse.move(*point(page, (0.45 + 0.3 * math.sin(i / 9)) % 1.0))
+    page.mouse.move(*point(page, 0.8))
+    page.mouse.up()
+    assert abs(at(page) - 0.8) < 0.02
+    page.wait_for_function(DRAWN, arg=[at(page), 0.005])
+    page.wait_for_timeout(1500)
+    assert page.evaluate(DRAWN, [at(page), 0.005]), "an old frame was drawn after the last one"
+
+    # From the keyboard: an arrow moves by a thirty-sixth, Home goes back to the unsteered picture.
+    page.locator(".pad svg").focus()
+    was = at(page)
+    page.keyboard.press("ArrowLeft")
+    assert abs(abs((at(page) - was + 0.5) % 1 - 0.5) - 1 / 36) < 2e-3
+    page.wait_for_function(DRAWN, arg=[at(page), 0.005])
+    page.keyboard.press("Home")
+    page.wait_for_selector(".frames figure.blank[data-arm=manifold]")
+    assert tab.errors == [] and tab.outside == []
+
+
+def test_a_drag_moves_the_answer(tab):
+    page = tab.open("steer-text")
+    page.wait_for_selector(".bars [data-arm=manifold]")
+    read = "() => { const f = (r) => { for (const e of r.querySelectorAll('*')) { if (e.matches('.bars [data-arm=manifold]')) return e; if (e.shadowRoot) { const x = f(e.shadowRoot); if (x) return x; } } }; return f(document)?.getAttribute('aria-label'); }"  # noqa: E501
+    start, before = at(page), page.evaluate(read)
+    drag(page, start, start + 0.4)
+    page.wait_for_function(f"before => ({read})() && ({read})() !== before", arg=before)
+    assert tab.errors == []
+
+
+def test_the_address_restores_the_view(tab):
+    page = tab.open("steer-image?seed=11&t=0.5")
+    page.wait_for_selector(".frames[data-seq]")
+    page.wait_for_function(DRAWN, arg=[0.5, 0.005])
+    assert abs(at(page) - 0.5) < 1e-6
+    assert "seed=11" in page.url
+    assert page.locator("input[value='11']").count() == 1
+
+
+def test_a_block_is_found_opened_and_kept_in_the_address(tab):
+    page = tab.open("explore")
+    if not page.locator(".map[data-points]").count() and not page.locator(".picks button").count():
+        page.wait_for_selector(".map[data-points], .picks .wait")
+    page.wait_for_timeout(500)
+    if not page.locator(".picks button").count():
+        pytest.skip("no featurizer is installed")
+    page.locator("body").click(position={"x": 5, "y": 5})
+    page.keyboard.press("/")
+    page.keyboard.type("ring")
+    page.wait_for_function(
+        "() => { const f = (r) => { for (const e of r.querySelectorAll('*')) { if (e.matches('.search .found')) return e; if (e.shadowRoot) { const x = f(e.shadowRoot); if (x) return x; } } }; const t = f(document).textContent; const [a, b] = t.split(' of ').map(Number); return b > 0 && a < b; }"  # noqa: E501
+    )
+    page.keyboard.press("Escape")
+    second = page.locator(".picks button").nth(1)
+    key = second.get_attribute("data-key")
+    second.click()
+    page.wait_for_function("key => new URLSearchParams(location.search).get('block') === key", arg=key)
+    page.wait_for_selector(f"h1:has-text('Block {key}')")
+    assert tab.errors == []
+
+
+def test_another_head_is_opened(tab):
+    page = tab.open("sinks")
+    page.wait_for_selector(".board button.on")
+    page.locator(".board button[data-layer='1'][data-head='1']").click()
+    page.wait_for_selector("h1:has-text('Layer 1, head 1')")
+    page.wait_for_selector(".attention button")
+    assert tab.errors == []
+
+
+def test_a_lost_backend_is_said_and_comes_back(tab, backend):
+    page = tab.open("steer-image?t=0.2")
+    page.wait_for_function(DRAWN, arg=[0.2, 0.01])
+    backend.stop()
+    try:
+        page.wait_for_selector(".state[data-state=lost]")
+        page.wait_for_selector(".atlas-banner.lost")
+        assert page.locator(".frames canvas").count() >= 1, "what was shown stays"
+        drag(page, 0.2, 0.3)
+        assert page.locator(".atlas-banner.lost").is_visible()
+    finally:
+        backend.start()
+    page.wait_for_selector(".state[data-state=ready], .state[data-state=degraded]")
+    page.wait_for_selector(".atlas-banner.lost", state="detached")
+    drag(page, at(page), 0.6)
+    page.wait_for_function(DRAWN, arg=[at(page), 0.005])
+    assert "Traceback" not in page.content()
+
+
+@pytest.mark.parametrize("path", ["steer-image", "catalogue"])
+def test_nothing_runs_off_a_narrow_screen(tab, path):
+    tab.page.set_viewport_size({"width": 400, "height": 800})
+    page = tab.open(path)
+    page.wait_for_selector(READY[path])
+    page.wait_for_timeout(300)
+    wide = page.evaluate(
+        """() => { const out = []; const walk = (root) => { for (const e of root.querySelectorAll('*')) {
+          if (e.shadowRoot) walk(e.shadowRoot);
+          const scrolls = (n) => { for (let p = n; p; p = p.parentElement || p.getRootNode().host) { const o = getComputedStyle(p).overflowX; if (o === 'auto' || o === 'scroll') return p.scrollWidth > p.clientWidth && !p.classList.contains('main-content'); } return false; };
+          const b = e.getBoundingClientRect(), s = getComputedStyle(e);
+          if (b.width > 1 && b.height > 1 && b.right > innerWidth + 1 && s.visibility !== 'hidden' && s.display !== 'none' && !scrolls(e)) out.push(e.tagName + '.' + e.className + ' ' + Math.round(b.right));
+        } }; walk(document); return out.slice(0, 6); }"""  # noqa: E501
+    )
+    assert wide == []
+    fold = page.locator(".bar .fold")
+    assert fold.is_visible()
+    fold.click()
+    assert page.locator("nav.open a").count() == 6
+    assert re.search(r"aria-expanded=.true", page.locator(".bar .fold").evaluate("e => e.outerHTML"))
