@@ -17,16 +17,20 @@ Not covered: what the stages do (``backend.steering.stages``).
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor, nn
 
+from backend.activations.site import Site
 from backend.manifolds.store import SteerableManifold
 from backend.models.sampler import Schedule
 from backend.steering import readback
 from backend.steering.arms import interventions_for
+from backend.steering.intervention import Intervention
 from backend.wire.canvas import ImageRequest, Steer
 
 GROUP = 4
@@ -130,7 +134,7 @@ class ImageRow:
         if self._moves is None or any(e.bins is not None for _, m in self.steers for e in m.sites.values()):
             time = self.plan.route.schedule.time[self.step]
             self._moves = [
-                item.on(self.plan.route.model)
+                _at(item, self.plan.route.model)
                 for (steer, manifold), t_from in zip(self.steers, self.plan.t_from, strict=False)
                 for item in interventions_for(
                     manifold, self.arm, steer.t % 1.0 if manifold.kind == "ring" else steer.t, t_from=t_from,
@@ -139,6 +143,18 @@ class ImageRow:
                 )
             ]  # fmt: skip
         return self._moves
+
+
+def _at(item: Intervention, model: str) -> Intervention:
+    """``item`` at the same place of another model; a copy: making it anew would check its frame again."""
+    twin = copy.copy(item)
+    object.__setattr__(twin, "site", _site_at(item.site, model))
+    return twin
+
+
+@functools.lru_cache(maxsize=256)
+def _site_at(site: str, model: str) -> str:
+    return str(Site.parse(site).on(model))
 
 
 @dataclass(eq=False)
