@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from backend.core.errors import Refused
-from backend.core.settings import atlas_home
+from backend.core.settings import atlas_home, backend_port
 
 
 def host() -> str:
@@ -169,24 +169,29 @@ def app_child(port: int, backend_port: int) -> Child:
 
 @contextlib.contextmanager
 def backend_url(url: str | None, *, say: Callable[[str], None], timeout: float = 300.0) -> Iterator[str]:
-    """A backend to talk to: ``url``, else the one that runs on the usual port, else one of our own for a while."""
-    from backend.core.settings import backend_port
+    """A backend to talk to: ``url``, else the one that runs on the usual port, else one of our own for a while.
 
-    if url:
-        yield url.rstrip("/")
-        return
-    usual = f"http://127.0.0.1:{backend_port()}"
+    Raises ``Refused`` where it does not answer, also later, inside the ``with``.
+    """
+    import httpx
+
+    base = (url or f"http://127.0.0.1:{backend_port()}").rstrip("/")
+    child = None
+    if not url:
+        try:
+            http_probe(f"{base}/v1/health")()
+        except httpx.TransportError:
+            port = free_port()
+            base, child = f"http://127.0.0.1:{port}", backend_child(port)
     try:
-        ready, _ = http_probe(f"{usual}/v1/health")()
-    except Exception:
-        ready = False
-    if ready:
-        yield usual
-        return
-    port = free_port()
-    child = backend_child(port).start()
-    try:
-        wait_ready([child], timeout=timeout, say=say)
-        yield f"http://127.0.0.1:{port}"
+        if child is not None:
+            wait_ready([child.start()], timeout=timeout, say=say)
+        yield base
+    except httpx.HTTPError as error:
+        raise Refused(
+            f"The backend at {base} was asked.", f"It gave no answer: {error}.",
+            "Start it with `manifold-atlas serve`, or check the address.",
+        ) from error  # fmt: skip
     finally:
-        child.stop()
+        if child is not None:
+            child.stop()

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -139,6 +140,9 @@ def test_a_backend_that_already_runs_is_used(home, monkeypatch):
             assert url == f"http://127.0.0.1:{port}"
         with processes.backend_url("http://elsewhere:1/", say=print) as url:
             assert url == "http://elsewhere:1"
+        nobody = "http://127.0.0.1:1"
+        with pytest.raises(Refused, match="gave no answer"), processes.backend_url(nobody, say=print) as url:
+            httpx.get(url)
     finally:
         server.terminate()
         server.wait()
