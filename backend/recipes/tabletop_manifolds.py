@@ -30,7 +30,7 @@ from torch import Tensor
 from backend.activations.point import install
 from backend.activations.site import Site
 from backend.core.device import autocast
-from backend.core.settings import assets_dir, atlas_home
+from backend.core.settings import assets_dir
 from backend.manifolds.store import SiteEntry, SteerableManifold
 from backend.models.diffusion import ImageAdapter
 from backend.models.reader import FactorReader
@@ -198,7 +198,8 @@ def fit(
     progress: Callable[[float, str], None] = lambda share, words: None,
 ) -> tuple[SteerableManifold, SteerableManifold]:  # fmt: skip
     """The ring of ``factor`` at the sites that move it, and its shuffled-coordinate control."""
-    candidates = [s for s in adapter.site_names() if s.endswith("#update")]
+    # The base UNet's names; its few-step twin has the same sites and is what is read and steered.
+    candidates = [s for s in adapter.site_names() if s.endswith("#update") and s.startswith(f"{adapter.name}/")]
     images, factors = scenes(n, seed=seed)
     progress(0.02, "reading activations")
     seen = activations(
@@ -274,12 +275,13 @@ def choose(adapter, reader, factor: str, entries: dict[str, SiteEntry], *, seed:
 
 def train(out: Path | None = None, *, factor: str = "light_azimuth", seed: int = 0, n: int = 1200,
           progress: Callable[[float, str], None] = lambda share, words: None) -> Path:  # fmt: skip
-    """Fit one factor's ring, save it (and its shuffled control under ``ATLAS_HOME``); returns the ring's folder."""
+    """Fit one factor's ring, save it and its shuffled control beside it (``assets/controls``); the ring's folder."""
     adapter = load("tabletop-sdxl")
     reader = FactorReader.from_pretrained(assets_dir() / "models" / "tabletop-reader").eval()
     made, control = fit(adapter, reader, factor, n=n, seed=seed, progress=progress)
-    control.save(atlas_home() / "controls" / control.name)
-    return made.save(out or assets_dir() / "manifolds" / made.name)
+    folder = made.save(out or assets_dir() / "manifolds" / made.name)
+    control.save(folder.parents[1] / "controls" / control.name)
+    return folder
 
 
 if __name__ == "__main__":

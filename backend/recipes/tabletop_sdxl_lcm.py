@@ -39,7 +39,7 @@ from backend.recipes.tabletop_sdxl import (
 from backend.worlds.tabletop import dataset_folder, load_rendered
 
 NAME = "tabletop-sdxl-lcm"
-STEPS = 300
+STEPS = 260
 BATCH = 32
 PEAK = 3e-4
 SKIP = 50

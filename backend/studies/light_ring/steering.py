@@ -31,13 +31,12 @@ FACTOR = "light_azimuth"
 def ring(ctx: StudyContext, adapter) -> tuple[SteerableManifold, SteerableManifold]:
     """The shipped ring and its shuffled control; both are fitted again where either is missing."""
     name = rings.FACTORS[FACTOR][0]
-    control = atlas_home() / "controls" / f"{name}-shuffled"
-    folders = [assets_dir() / "manifolds" / name, control]
+    folders = [assets_dir() / "manifolds" / name, assets_dir() / "controls" / f"{name}-shuffled"]
     if not all((folder / "manifold.json").is_file() for folder in folders):
         made, shuffled = rings.fit(
             adapter, the_reader(), FACTOR, seed=ctx.seed, progress=lambda p, words: ctx.progress(0.3 * p, words)
         )
-        folders = [made.save(atlas_home() / "manifolds" / name), shuffled.save(control)]
+        folders = [made.save(atlas_home() / "manifolds" / name), shuffled.save(atlas_home() / "controls" / shuffled.name)]
     return tuple(SteerableManifold.load(folder) for folder in folders)
 
 
