@@ -36,7 +36,8 @@ def ring(ctx: StudyContext, adapter) -> tuple[SteerableManifold, SteerableManifo
         made, shuffled = rings.fit(
             adapter, the_reader(), FACTOR, seed=ctx.seed, progress=lambda p, words: ctx.progress(0.3 * p, words)
         )
-        folders = [made.save(atlas_home() / "manifolds" / name), shuffled.save(atlas_home() / "controls" / shuffled.name)]
+        home = atlas_home()
+        folders = [made.save(home / "manifolds" / name), shuffled.save(home / "controls" / shuffled.name)]
     return tuple(SteerableManifold.load(folder) for folder in folders)
 
 
