@@ -62,13 +62,14 @@ def _require_port(number: int) -> None:
             probe.bind((host(), number))
         except OSError as error:
             raise PortBusy(
-                f"The app was to listen on port {number}. Another program (perhaps another Manifold Atlas) already listens there. "
+                f"The app was to listen on port {number}. "
+                "Another program (perhaps another Manifold Atlas) already listens there. "
                 f"Stop that program, or choose another port: ATLAS_APP_PORT={number + 10} python -m app"
             ) from error
 
 
 def warm() -> None:
-    """Build every page once, without a session, so that the first visitor does not wait for imports and class tables."""
+    """Build every page once, without a session: the first visitor then does not wait for imports and class tables."""
     for make in dict.fromkeys(ROUTES.values()):
         make().get_root()
 
@@ -91,7 +92,7 @@ def start() -> object:
         verbose=False,
         location=True,
         websocket_origin=[f"localhost:{number}", f"127.0.0.1:{number}", *_origins()],
-        # A slow machine may need a minute between the page and its connection; a session that is gone by then shows nothing.
+        # A slow machine may need a minute between the page and its connection; the session must still be there.
         unused_session_lifetime=300_000,
         check_unused_sessions=30_000,
         session_token_expiration=900,

@@ -13,7 +13,9 @@ class Examples(JSComponent):
     """Pictures inside a frame container, each with its place, band and heat map.
 
     ``items``: ``{"offset", "length", "t", "band", "title", "heat": [[float]]}``. With ``lanes`` they stand in that many
-    equal parts of the coordinate, strongest band on top; with 0 they are thumbnails. Message: ``{"type": "pick", "at"}``.
+    equal parts of the coordinate, strongest band on top; with 0 they are thumbnails.
+
+    Message: ``{"type": "pick", "at": int}``.
     """
 
     frame = param.Bytes(default=b"", doc="The whole container; offsets count from its body.")

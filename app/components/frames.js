@@ -110,7 +110,7 @@ export function render({ model, el }) {
       pane.figure.classList.remove("empty"); pane.full = true; pane.wait.textContent = ""; pane.tag.hidden = !a.cached;
     });
     root.dataset.seq = header.seq;
-    root.dataset.t = header.steer.length ? header.steer[0].t : "";
+    root.dataset.t = header.steer.length && header.arms.some((a) => a.arm !== "off") ? header.steer[0].t : "";
     requestAnimationFrame(() => model.send_msg({ type: "painted", seq: header.seq, paint_ms: performance.now() - began }));
   }
   window.addEventListener("atlas:move", follow);

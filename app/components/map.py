@@ -10,10 +10,10 @@ from panel.custom import JSComponent
 
 
 class BlockMap(JSComponent):
-    """Points with a place, a size and a colour each; filtered ones stay as dust. Message: ``{"type": "pick", "at": int}``.
+    """Points with a place, a size and a colour each; filtered ones stay as dust.
 
-    ``at`` is the position in the arrays. The wheel zooms where the pointer is, dragging moves, a double click shows
-    all, and with the keyboard the arrows go to the nearest point in that direction.
+    Message: ``{"type": "pick", "at": int}``; ``at`` is the position in the arrays. The wheel zooms where the pointer
+    is, dragging moves, a double click shows all, and the arrow keys go to the nearest point in their direction.
     """
 
     xy = param.Bytes(default=b"", doc="float32 (n, 2), little endian.")

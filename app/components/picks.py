@@ -10,7 +10,10 @@ from panel.custom import JSComponent
 
 
 class Picks(JSComponent):
-    """``rows``: ``{"key": int, "title", "note", "colour", "share": 0..1}``. Message: ``{"type": "pick", "key": int}``."""
+    """``rows``: ``{"key": int, "title", "note", "colour", "share": 0..1}``.
+
+    Message: ``{"type": "pick", "key": int}``.
+    """
 
     rows = param.List(default=[])
     chosen = param.Integer(default=-1)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-import panel as pn
 import panel_material_ui as pmui
 import param
 
 from app.client.backend import BackendError
 from app.components import FindingList, SearchBox
 from app.pages.address import bind
-from app.pages.shell import Shell, column, columns, heading, row
+from app.pages.layout import column, columns, heading, markup, row
+from app.pages.shell import Shell
 from app.views import findings as views
-from app.views.theme import CSS, skeleton
+from app.views.theme import skeleton
 from backend.wire.capabilities import Capabilities
 from backend.wire.findings import Catalogue as Shelf
 from backend.wire.jobs import JobInfo, JobRequest
@@ -51,11 +51,11 @@ class Catalogue:
         }
         for name, choice in self.choices.items():
             choice.param.watch(lambda e, name=name: self._filter(**{name: e.new or ""}), "value")
-        self.title = pn.pane.HTML('<h1 class="atlas-h1">Findings</h1>', stylesheets=[CSS], **wide)
+        self.title = markup('<h1 class="atlas-h1">Findings</h1>')
         self.list = FindingList(
             waiting="Waiting for the backend …", on_replay=self._replay, on_cancel=self._cancel, **wide
         )
-        self.cards = pn.pane.HTML(skeleton("Waiting for the backend …"), stylesheets=[CSS], **wide)
+        self.cards = markup(skeleton("Waiting for the backend …"))
 
     def view(self) -> pmui.Page:
         filters = row(
@@ -130,7 +130,10 @@ class Catalogue:
                     setattr(self.state, name, "")
                 choice.value = getattr(self.state, name)
             self._loading = False
-            self.title.object = f'<h1 class="atlas-h1">Findings</h1><div class="atlas-quiet">{views.tally(every)}. Each can be run again; a control stands beside each claim.</div>'
+            self.title.object = (
+                f'<h1 class="atlas-h1">Findings</h1><div class="atlas-quiet">{views.tally(every)}. '
+                "Each can be run again; a control stands beside each claim.</div>"
+            )
             self.cards.object = self._cards(shelf)
             self._show_list()
 
@@ -146,7 +149,7 @@ class Catalogue:
         parts += [f'<div class="atlas-quiet">Skipped: {views.escape(s)}</div>' for s in shelf.skipped]
         return (
             "".join(parts)
-            or '<div class="atlas-quiet">Nothing is installed yet. See what can be made with: manifold-atlas train --list</div>'
+            or '<div class="atlas-quiet">Nothing is installed yet. See what can be: manifold-atlas train --list</div>'
         )
 
     async def _run(self, request: JobRequest) -> None:

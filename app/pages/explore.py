@@ -7,15 +7,15 @@ import math
 from urllib.parse import quote
 
 import numpy as np
-import panel as pn
 import panel_material_ui as pmui
 import param
 
 from app.components import BlockMap, Examples, Picks, SearchBox, SpaceView
 from app.pages.address import bind
-from app.pages.shell import Shell, column, columns, heading, row
+from app.pages.layout import column, columns, heading, markup, row
+from app.pages.shell import Shell
 from app.views import blocks as views
-from app.views.theme import CSS, palette, skeleton
+from app.views.theme import palette, skeleton
 from backend.wire.blocks import BlockDetail, BlockSummary
 from backend.wire.capabilities import Capabilities, FeaturizerInfo
 
@@ -65,16 +65,14 @@ class Explore:
         self.map = BlockMap(waiting="Waiting for the backend …", on_pick=self._at, height_px=380, **wide)
         self.list = Picks(waiting="Waiting for the backend …", on_pick=self._open, height_px=260, **wide)
 
-        self.title = pn.pane.HTML(
-            skeleton("Choose a block on the map or in the list.", height=320), stylesheets=[CSS], **wide
-        )
+        self.title = markup(skeleton("Choose a block on the map or in the list.", height=320))
         self.cloud = SpaceView(
             caption="The block's codes on their principal axes", height_px=300, axes=["1", "2", "3"], **wide
         )
         self.colour = pmui.Select(label="Cloud coloured by", options=[], size="small", **wide)
-        self.spectrum = pn.pane.HTML("", stylesheets=[CSS], **wide)
-        self.tuning = pn.pane.HTML("", stylesheets=[CSS], **wide)
-        self.explains = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.spectrum = markup()
+        self.tuning = markup()
+        self.explains = markup()
         self.examples = Examples(lanes=LANES, waiting="Loading examples …", **wide)
         self.heat = pmui.Switch(label="Where it fires", value=True, size="small", margin=0)
         self.neighbours = Picks(waiting="No block fires together with it.", on_pick=self._open, height_px=150, **wide)
@@ -258,7 +256,7 @@ class Explore:
                 return
             self.detail, self._columns = detail, known
             self.shell.clear()
-            self.title.object = self._title(detail)
+            self.title.object = views.title(detail, steer=self._steer_at(detail))
             names, colours = views.lanes(detail, LANES)
             self.examples.param.update(
                 frame=data,
@@ -301,32 +299,14 @@ class Explore:
         index = views.colour_index(self._columns[name], around=around, name=name)
         self.cloud.param.update(palette=palette("ring" if around else "line"), colour_index=index.tobytes())
 
-    def _title(self, b: BlockDetail) -> str:
-        own = f"Block {b.index}" if b.label == f"block {b.index}" else f"Block {b.index}: {b.label}"
-        steer = ""
-        if b.manifold:
-            text = any(
-                m.name == b.manifold and m.model in self._text_models()
-                for m in (self.shell.capabilities.manifolds if self.shell.capabilities else [])
-            )
-            page = "steer-text" if text else "steer-image"
-            steer = f'<a class="atlas-button" href="/{page}?manifold={quote(b.manifold)}">Steer it</a>'
-        links = "".join(
-            f'<a class="atlas-chip" href="/catalogue?query={quote(f)}#{quote(f)}">{f}</a>' for f in b.findings
-        )
-        mirror = ""
-        if b.antipodal is not None and b.antipodal > 0.6 and b.topology == "ring":
-            mirror = '<div class="atlas-quiet">The cloud is much like its mirror image: this ring may be an artefact of signs.</div>'
-        return (
-            f'<div style="display:flex;justify-content:space-between;gap:16px;align-items:flex-start;flex-wrap:wrap;margin-bottom:12px">'
-            f'<h1 class="atlas-h1">{own}</h1>{steer}</div>{views.facts(b)}{mirror}'
-            f'<div style="display:flex;gap:8px;flex-wrap:wrap;margin-top:{12 if links else 0}px">{links}</div>'
-        )
-
-    def _text_models(self) -> set[str]:
-        return (
-            {m.name for m in self.shell.capabilities.models if m.kind == "text"} if self.shell.capabilities else set()
-        )
+    def _steer_at(self, block: BlockDetail) -> str | None:
+        """The address of the page that steers a block's manifold."""
+        caps = self.shell.capabilities
+        model = next((m.model for m in caps.manifolds if m.name == block.manifold), "") if caps else ""
+        if not block.manifold:
+            return None
+        text = any(m.name == model and m.kind == "text" for m in caps.models) if caps else False
+        return f"/{'steer-text' if text else 'steer-image'}?manifold={quote(block.manifold)}"
 
 
 def page() -> pmui.Page:

@@ -11,11 +11,12 @@ import panel_material_ui as pmui
 
 from app.client.backend import BackendError
 from app.components import Dial, HeadBoard, Turntable
-from app.pages.shell import Shell, column, columns, quiet
+from app.pages.layout import column, columns, markup, quiet
+from app.pages.shell import Shell
 from app.views import heads
 from app.views.charts import number
 from app.views.findings import tally
-from app.views.theme import CSS, colour_at, palette, skeleton
+from app.views.theme import colour_at, palette, skeleton
 from backend.wire.canvas import CanvasRequest, FilmstripRequest, Steer
 from backend.wire.capabilities import Capabilities, ManifoldInfo, ModelInfo
 from backend.wire.sinks import SinkRequest
@@ -34,16 +35,15 @@ class Home:
         self.dial = Dial(waiting="Waiting for the backend …", caption="Answers along a ring of days", **wide)
         self.board = HeadBoard(waiting="Waiting for the backend …", compact=True, on_pick=self._head, **wide)
         self.image_note, self.text_note, self.sinks_note = quiet(), quiet(), quiet()
-        self.state = pn.pane.HTML(skeleton("Asking the backend what it holds …", height=96), stylesheets=[CSS], **wide)
+        self.state = markup(skeleton("Asking the backend what it holds …", height=96))
         self._sinks_model = ""
 
     def view(self) -> pmui.Page:
-        intro = pn.pane.HTML(
-            '<h1 class="atlas-h1">Browse the concepts a network has learned, drag along one, and watch the model follow.</h1>'
-            '<div class="atlas-quiet">Pictures, words and attention heads, each beside its control. Every number here can be run again with one command.</div>',
-            stylesheets=[CSS],
-            sizing_mode="stretch_width",
-            margin=0,
+        intro = markup(
+            '<h1 class="atlas-h1">Browse the concepts a network has learned, drag along one, '
+            "and watch the model follow.</h1>"
+            '<div class="atlas-quiet">Pictures, words and attention heads, each beside its control. '
+            "Every number here can be run again with one command.</div>",
             styles={"max-width": "1000px"},
         )
         return self.shell.page(
@@ -60,12 +60,9 @@ class Home:
 
     @staticmethod
     def _card(title: str, link: str, words: str, live: pn.viewable.Viewable, note: pn.viewable.Viewable) -> pn.Column:
-        head = pn.pane.HTML(
-            f'<div style="display:flex;justify-content:space-between;align-items:baseline;gap:16px"><h2 class="atlas-h2" style="font-size:15px">{title}</h2>'
-            f'<a class="atlas-link" href="{link}" style="font-size:13px">{words}</a></div>',
-            stylesheets=[CSS],
-            sizing_mode="stretch_width",
-            margin=0,
+        head = markup(
+            f'<div class="atlas-split"><h2 class="atlas-h2">{title}</h2>'
+            f'<a class="atlas-link atlas-quiet" href="{link}">{words}</a></div>'
         )
         return column(head, live, note, grow="1 1 300px", gap=12, styles={"max-width": "460px"})
 
@@ -135,7 +132,10 @@ class Home:
             self.turn.param.update(
                 frame=strip.data, colours=palette(info.kind), caption=f"{prompt}, along: {info.title}"
             )
-            self.image_note.object = f'<div class="atlas-quiet">“{prompt}”, one seed, {STOPS} places on a ring: {info.title.lower()}. Move the pointer around it.</div>'
+            self.image_note.object = (
+                f'<div class="atlas-quiet">“{prompt}”, one seed, {STOPS} places on a ring: '
+                f"{info.title.lower()}. Move the pointer around it.</div>"
+            )
 
         self.shell.show(draw)
 
@@ -175,7 +175,10 @@ class Home:
                 rows=frames,
             )
             asked = info.prompts[0].replace("\n", " ")
-            self.text_note.object = f'<div class="atlas-quiet">“{asked}” The area of a disc is the probability of that answer while one activation is moved.</div>'
+            self.text_note.object = (
+                f'<div class="atlas-quiet">“{asked}” The area of a disc is the probability of that answer '
+                "while one activation is moved.</div>"
+            )
 
         self.shell.show(draw)
 
@@ -198,8 +201,8 @@ class Home:
             self._sinks_model = model.name
             self.board.param.update(layers=board.layers, heads=board.heads, cells=heads.cells(board, "strength"))
             self.sinks_note.object = (
-                f'<div class="atlas-quiet">Every head of {model.title}: the size is how much attention rests on one token, '
-                f"the colour what that token sends.</div>{heads.legend(board)}"
+                f'<div class="atlas-quiet">Every head of {model.title}: the size is how much attention rests '
+                f"on one token, the colour what that token sends.</div>{heads.legend(board)}"
             )
 
         self.shell.show(draw)
@@ -222,7 +225,7 @@ class Home:
         )
         skipped = "".join(f'<div class="atlas-quiet">Skipped: {s}</div>' for s in caps.skipped[:4])
         lines = "".join(
-            f'<div style="display:grid;grid-template-columns:112px 1fr;gap:16px;padding:6px 0;font-size:13px;line-height:1.5"><span style="opacity:.76">{k}</span><span>{v}</span></div>'
+            f'<div class="atlas-line"><span>{k}</span><span>{v}</span></div>'
             for k, v in (
                 ("Models", models),
                 ("Blocks to browse", blocks),

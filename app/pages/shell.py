@@ -21,6 +21,7 @@ from panel.io.resources import LOCAL_DIST, patch_model_css
 
 from app.client.backend import Backend, BackendDown, BackendError
 from app.components import TopBar
+from app.pages.layout import markup
 from app.views.theme import CSS, FAVICON, MUI
 from backend.wire.capabilities import Capabilities
 
@@ -38,7 +39,7 @@ PAGES = (
 
 
 class Page(pmui.Page):
-    """A page whose style sheets come from this server in every session, also in one that a reconnecting browser opens."""
+    """A page whose style sheets come from this server in every session, also in one that a reconnect opens."""
 
     def server_doc(self, doc=None, title=None, location=True):
         doc = super().server_doc(doc, title, location)
@@ -70,9 +71,7 @@ class Shell:
             sizing_mode="stretch_width",
             margin=0,
         )
-        self.banner = pn.pane.HTML(
-            "", visible=False, stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 16, 0)
-        )
+        self.banner = markup(visible=False, styles={"margin-bottom": "16px"})
         self.kind = ""
         self._page: pmui.Page | None = None
         # Outside a session (a test, the start of the server) the page is built and nobody watches.
@@ -110,7 +109,7 @@ class Shell:
         task.add_done_callback(self._tasks.discard)
 
     def show(self, change: Callable[[], None]) -> None:
-        """Carry out a change of the page with the document's lock, from any task; all of it reaches the browser at once."""
+        """Carry out a change with the document's lock, from any task; all of it reaches the browser at once."""
         if not self._alive:
             return
 
@@ -240,55 +239,3 @@ class Shell:
         for task in list(self._tasks):
             task.cancel()
         asyncio.ensure_future(self.client.close())
-
-
-def heading(text: str, note: str = "", *, level: int = 2) -> pn.pane.HTML:
-    """A section's name and the one sentence that says how to read it."""
-    said = f'<div class="atlas-quiet">{note}</div>' if note else ""
-    return pn.pane.HTML(
-        f'<h{level} class="atlas-h{level}">{text}</h{level}>{said}',
-        stylesheets=[CSS],
-        sizing_mode="stretch_width",
-        margin=0,
-    )
-
-
-def quiet(text: str = "", **params) -> pn.pane.HTML:
-    """A quiet line of text."""
-    return pn.pane.HTML(
-        f'<div class="atlas-quiet">{text}</div>' if text else "",
-        stylesheets=[CSS],
-        sizing_mode="stretch_width",
-        **{"margin": 0, **params},
-    )
-
-
-def column(*parts, grow: str | None = None, gap: int = 16, **params) -> pn.Column:
-    """Things one below the other; ``grow`` is its share (CSS flex) where it is itself one of several columns."""
-    styles = {"gap": f"{gap}px", "min-width": "0", **({"flex": grow} if grow else {}), **params.pop("styles", {})}
-    return pn.Column(*parts, sizing_mode="stretch_width", margin=0, styles=styles, **params)
-
-
-def columns(*parts, gap: int = 40) -> pn.Row:
-    """Columns side by side; one below the other where they do not fit."""
-    return row(*parts, gap=gap, align="flex-start")
-
-
-STAGE = """
-:host { display: grid !important; grid-template: "main side" auto "below side" 1fr / minmax(0, 2.1fr) minmax(320px, 1fr); gap: 16px 40px; align-items: start; }
-.stage-main { grid-area: main; } .stage-side { grid-area: side; } .stage-below { grid-area: below; }
-@media (max-width: 900px) { :host { grid-template: "main" auto "side" auto "below" auto / minmax(0, 1fr); } }
-"""
-
-
-def stage(main: pn.Column, side: pn.Column, below: pn.Column) -> pn.Column:
-    """A steering page: the answer, beside it the pad; on a narrow screen the pad stays right below what answers it."""
-    for part, name in ((main, "main"), (side, "side"), (below, "below")):
-        part.css_classes = [f"stage-{name}"]
-    return pn.Column(main, side, below, sizing_mode="stretch_width", margin=0, stylesheets=[STAGE])
-
-
-def row(*parts, gap: int = 12, align: str = "center", wrap: bool = True) -> pn.Row:
-    """Things in one line."""
-    styles = {"gap": f"{gap}px", "flex-wrap": "wrap" if wrap else "nowrap", "align-items": align}
-    return pn.Row(*parts, sizing_mode="stretch_width", margin=0, styles=styles)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 
-import panel as pn
 import panel_material_ui as pmui
 import param
 
@@ -12,9 +11,10 @@ from app.client.backend import BackendError
 from app.client.latest import LatestWins
 from app.components import AttentionView, Examples, HeadBoard
 from app.pages.address import bind
-from app.pages.shell import Shell, column, columns, heading, quiet, row
+from app.pages.layout import column, columns, heading, markup, quiet, row
+from app.pages.shell import Shell
 from app.views import heads
-from app.views.theme import CSS, skeleton
+from app.views.theme import skeleton
 from backend.wire.capabilities import Capabilities, ModelInfo
 from backend.wire.sinks import HeadDetail, HeadRequest, SinkBoard, SinkExamples, SinkRequest
 
@@ -81,15 +81,15 @@ class Sinks:
             **wide,
         )
         self.heads = HeadBoard(waiting="Waiting for the backend …", on_pick=self._pick, **wide)
-        self.legend = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.legend = markup()
         self.rule = quiet()
-        self.scatter = pn.pane.HTML("", stylesheets=[CSS], **wide)
-        self.title = pn.pane.HTML(skeleton("Choose a head on the board.", height=320), stylesheets=[CSS], **wide)
+        self.scatter = markup()
+        self.title = markup(skeleton("Choose a head on the board.", height=320))
         self.seen = AttentionView(waiting="Reading the head …", on_query=self._query, **wide)
         self.seen_note = quiet()
-        self.norms = pn.pane.HTML("", stylesheets=[CSS], **wide)
-        self.spectrum = pn.pane.HTML("", stylesheets=[CSS], **wide)
-        self.effects = pn.pane.HTML("", stylesheets=[CSS], **wide)
+        self.norms = markup()
+        self.spectrum = markup()
+        self.effects = markup()
         self.timing = quiet()
         self.body = column(visible=False, gap=24)
 
@@ -329,7 +329,10 @@ class Sinks:
             self.detail = detail
             self.shell.clear()
             named = detail.causal_label or h.label
-            self.title.object = f'<h1 class="atlas-h1">Layer {h.layer}, head {h.head} · {named}</h1>{heads.sentence(detail)}<div style="height:12px"></div>{heads.facts(detail)}'
+            self.title.object = (
+                f'<h1 class="atlas-h1">Layer {h.layer}, head {h.head} · {named}</h1>'
+                f"{heads.sentence(detail)}{heads.facts(detail)}"
+            )
             chosen = self.asked if self.asked == detail.query else None
             weights = detail.query_row if chosen is not None else detail.inflow
             self.seen.param.update(
@@ -344,7 +347,7 @@ class Sinks:
             )
             thing = "patch or token" if board.grid else "word"
             told = (
-                f"Attention of “{detail.tokens[chosen].strip() or 'space'}”. Click it again for the mean of all queries."
+                f"Attention of “{detail.tokens[chosen].strip() or 'space'}”. Click it again for the mean of all."
                 if chosen is not None
                 else f"Mean attention that each {thing} receives. Click one to see where that query looks."
             )

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from urllib.parse import quote
 
 import numpy as np
 
 from app.views.charts import bars, number, radial
-from app.views.theme import palette
+from app.views.theme import facts as facts_line
+from app.views.theme import meter, palette
 from backend.wire.blocks import BlockDetail, BlockSummary, CloudHeader
 
 TOPOLOGY = {
@@ -134,26 +136,13 @@ def facts(block: BlockSummary) -> str:
     ]  # fmt: skip
     if isinstance(block, BlockDetail) and block.antipodal is not None:
         told.append((f"{block.antipodal:.2f}", "mirror likeness"))
-    return (
-        '<div class="atlas-facts">'
-        + "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for v, k in told)
-        + "</div>"
-    )
+    return facts_line(told)
 
 
 def factor_lines(block: BlockSummary) -> str:
     """Held-out R² of each known factor, as small bars."""
-    if not block.factors:
-        return ""
-    lines = []
-    for name, r2 in sorted(block.factors.items(), key=lambda kv: -kv[1]):
-        lines.append(
-            f'<div style="display:grid;grid-template-columns:120px 1fr 40px;gap:8px;align-items:center;font-size:13px;padding:2px 0">'
-            f"<span>{escape(name.replace('_', ' '))}</span>"
-            f'<span style="height:6px;border-radius:3px;background:color-mix(in srgb, currentColor 9%, transparent)"><span style="display:block;height:100%;'
-            f'border-radius:3px;width:{100 * max(0.0, min(1.0, r2)):.1f}%;background:#0f7c86"></span></span><span style="text-align:right">{r2:.2f}</span></div>'
-        )
-    return "".join(lines)
+    best_first = sorted(block.factors.items(), key=lambda kv: -kv[1])
+    return "".join(meter(name.replace("_", " "), r2, f"{r2:.2f}") for name, r2 in best_first)
 
 
 def spectrum(block: BlockDetail) -> str:
@@ -169,7 +158,7 @@ def tuning(block: BlockDetail) -> str:
         return '<div class="atlas-quiet">No cyclic factor of this world is known.</div>'
     ring = palette("ring")
     made = [radial(values, ring, title=name.replace("_", " ")) for name, values in block.tuning.items() if values]
-    return f'<div style="display:flex;flex-wrap:wrap;gap:8px 24px">{"".join(f"<div style=width:150px>{m}</div>" for m in made)}</div>'
+    return f'<div class="atlas-radials">{"".join(made)}</div>'
 
 
 def cyclic(name: str, block: BlockSummary) -> bool:
@@ -188,7 +177,7 @@ def read_cloud(header: CloudHeader, body: bytes | memoryview) -> tuple[np.ndarra
 
 
 def colour_index(values: np.ndarray, *, around: bool, name: str, n: int = 72) -> np.ndarray:
-    """Place of each value in a palette of ``n`` colours: angles modulo a turn, others between their 2nd and 98th percentile."""
+    """Place of each value in ``n`` colours: angles modulo a turn, others between their 2nd and 98th percentile."""
     if around:
         turn = 1.0 if name == "t" else 2 * math.pi
         return (np.mod(values / turn, 1.0) * n).astype(np.int64).clip(0, n - 1).astype(np.uint8)
@@ -220,3 +209,22 @@ def lanes(block: BlockDetail, n: int = 8) -> tuple[list[str], list[str]]:
     colours = palette("ring" if around else "line")
     named = [f"{360 * i / n:.0f}°" if around else f"{i / n:.2f}" for i in range(n)]
     return named, [colours[int((i + 0.5) * len(colours) / n)] for i in range(n)]
+
+
+def title(block: BlockDetail, *, steer: str | None) -> str:
+    """A block's name, the way to steer it where there is one (``steer`` is its address), its numbers and findings."""
+    own = f"Block {block.index}" if block.label == f"block {block.index}" else f"Block {block.index}: {block.label}"
+    button = f'<a class="atlas-button" href="{steer}">Steer it</a>' if steer else ""
+    mirror = ""
+    if block.antipodal is not None and block.antipodal > 0.6 and block.topology == "ring":
+        mirror = (
+            '<div class="atlas-quiet">The cloud is much like its mirror image: '
+            "this ring may be an artefact of signs.</div>"
+        )
+    links = " ".join(
+        f'<a class="atlas-chip" href="/catalogue?query={quote(f)}#{quote(f)}">{escape(f)}</a>' for f in block.findings
+    )
+    return (
+        f'<div class="atlas-split"><h1 class="atlas-h1">{escape(own)}</h1>{button}</div>'
+        f'<div style="height:12px"></div>{facts(block)}{mirror}<div style="margin-top:12px">{links}</div>'
+    )

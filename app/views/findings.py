@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from app.views.charts import interval, number
+from app.views.theme import facts
 from backend.wire.findings import Card, Finding
 
 ORDER = ("contradicted", "falls short", "null", "holds", "unjudged")
@@ -108,28 +109,24 @@ def tally(findings: Sequence[Finding]) -> str:
 
 def card(entry_: Card) -> str:
     """One card with its facts and its gates: what was aimed at and what was reached."""
-    facts = "".join(
-        f"<div><b>{escape(str(number(v) if isinstance(v, float) else f'{v:,}'.replace(',', ' ') if isinstance(v, int) else v))}</b>"
-        f"<span>{escape(k)}</span></div>"
-        for k, v in list(entry_.facts.items())[:6]
-    )
+    known = [(_said(value), name) for name, value in list(entry_.facts.items())[:6]]
     gates = "".join(_gate(g) for g in entry_.gates)
     return (
-        f'<article style="padding:16px 0;border-top:1px solid color-mix(in srgb, currentColor 12%, transparent)" id="card-{escape(entry_.name)}">'
-        f'<div style="display:flex;gap:8px;align-items:baseline;flex-wrap:wrap"><b style="font-size:15px">{escape(entry_.title)}</b>'
-        f'<span class="atlas-quiet">{escape(entry_.name)} · {escape(entry_.licence)}</span></div>'
-        f'<div style="font-size:13px;line-height:1.5;margin:4px 0 8px;opacity:.86">{escape(entry_.summary)}</div>'
-        f'<div class="atlas-facts">{facts}</div><div style="margin-top:8px">{gates}</div></article>'
+        f'<article class="atlas-card" id="card-{escape(entry_.name)}"><h3>{escape(entry_.title)}</h3> '
+        f'<span class="atlas-quiet">{escape(entry_.name)} · {escape(entry_.licence)}</span>'
+        f"<p>{escape(entry_.summary)}</p>{facts(known) if known else ''}{gates}</article>"
     )
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    return number(value) if isinstance(value, float) else f"{value:,}".replace(",", " ")
 
 
 def _gate(gate: dict) -> str:
     passed = bool(gate.get("passed"))
-    value, aim = gate.get("value"), gate.get("aim")
-    told = f"{number(value) if isinstance(value, int | float) else value}"
-    asked = f"{number(aim) if isinstance(aim, int | float) else aim}"
-    return (
-        f'<div style="display:flex;gap:8px;font-size:13px;padding:2px 0"><span aria-label="{"reached" if passed else "not reached"}" '
-        f'style="width:16px;font-weight:700;color:{"#2f9e44" if passed else "#d9480f"}">{"✓" if passed else "✗"}</span>'
-        f'<span>{escape(str(gate.get("name", "")))}: <b>{escape(told)}</b><span style="opacity:.76"> (aim {escape(asked)})</span></span></div>'
-    )
+    mark = f'<b aria-label="{"reached" if passed else "not reached"}">{"✓" if passed else "✗"}</b>'
+    told = f"{escape(str(gate.get('name', '')))}: <b>{escape(_said(gate.get('value')))}</b>"
+    aim = f" <small>(aim {escape(_said(gate.get('aim')))})</small>"
+    return f'<div class="atlas-gate{" passed" if passed else ""}">{mark}<span>{told}{aim}</span></div>'

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from html import escape
 
 from app.views.charts import bars, number, scatter
-from app.views.theme import LABELS
+from app.views.theme import LABELS, key, meter
+from app.views.theme import facts as facts_line
 from backend.wire.sinks import HeadDetail, HeadSummary, SinkBoard
+
+GREY = "#7b8794"
 
 MEASURES: dict[str, tuple[str, str]] = {
     "strength": ("Strength", "mean attention to the head's dominant key"),
@@ -37,37 +40,29 @@ def cells(board: SinkBoard, measure: str) -> list[dict]:
     """One cell a head: size is the measure, colour the label."""
     shares = measure in ("strength", "event", "rank1_energy")
     top = 1.0 if shares else max((float(getattr(h, measure)) for h in board.board), default=1.0)
+    name = MEASURES[measure][0].lower()
     return [
         {
-            "layer": h.layer,
-            "head": h.head,
-            "value": measure_of(h, measure, top),
-            "colour": LABELS.get(h.label, "#7b8794"),
-            "title": f"Layer {h.layer}, head {h.head}: {h.label}, {MEASURES[measure][0].lower()} {number(getattr(h, measure), digits=2)}, "
-            f"most attention on {h.token.strip() or 'a space'}",
+            "layer": h.layer, "head": h.head, "value": measure_of(h, measure, top), "colour": LABELS.get(h.label, GREY),
+            "title": f"Layer {h.layer}, head {h.head}: {h.label}, {name} {number(getattr(h, measure), digits=2)}, "
+                     f"most attention on {h.token.strip() or 'a space'}",
         }
         for h in board.board
-    ]
+    ]  # fmt: skip
 
 
 def legend(board: SinkBoard) -> str:
     """The labels with their colours and how many heads have each."""
-    told = []
-    for label, colour in LABELS.items():
-        n = sum(h.label == label for h in board.board)
-        if n:
-            told.append(
-                f'<span style="display:inline-flex;align-items:center;gap:6px;margin-right:16px"><i style="width:10px;height:10px;border-radius:50%;'
-                f'background:{colour}"></i>{escape(label)} <b>{n}</b></span>'
-            )
-    return f'<div style="font-size:13px">{"".join(told)}</div>'
+    counts = {label: sum(h.label == label for h in board.board) for label in LABELS}
+    return "".join(key(LABELS[label], f"{label} {n}") for label, n in counts.items() if n)
 
 
 def threshold(board: SinkBoard) -> str:
     """What counts as a sink, in one sentence with this input's numbers."""
     return (
-        f"With {board.n} keys, even attention would give each {100 * board.uniform:.1f} %. A head has a sink event where at least 90 % of the "
-        "queries put half of their attention or more on one key; the label then says, by observation alone, what that key's value does."
+        f"With {board.n} keys, even attention would give each {100 * board.uniform:.1f} %. A head has a sink event "
+        "where at least 90 % of the queries put half of their attention or more on one key; the label then says, "
+        "by observation alone, what that key's value does."
     )
 
 
@@ -75,7 +70,7 @@ def values_against_rank(board: SinkBoard, chosen: tuple[int, int] | None) -> str
     """Value ratio against stable rank, one point a head."""
     heads = board.board
     points = [
-        (h.value_ratio, h.stable_rank, LABELS.get(h.label, "#7b8794"), f"layer {h.layer}, head {h.head}: {h.label}")
+        (h.value_ratio, h.stable_rank, LABELS.get(h.label, GREY), f"layer {h.layer}, head {h.head}: {h.label}")
         for h in heads
     ]
     at = next((i for i, h in enumerate(heads) if chosen == (h.layer, h.head)), None)
@@ -93,41 +88,30 @@ def most_telling(heads: Sequence[HeadSummary]) -> tuple[int, int] | None:
 def sentence(detail: HeadDetail) -> str:
     """What this head does, with its numbers."""
     h = detail.summary
-    told = SAYS.get(h.label, h.label)
-    causal = (
-        f" Exchanging its value, with attention held fixed, says <b>{escape(detail.causal_label)}</b>: it {SAYS.get(detail.causal_label, '')}."
-        if detail.causal_label
-        else ""
-    )
-    fixed = (
-        " It stands at position 0 of a causal model, so it cannot depend on content: what it sends is a bias."
-        if h.constant and h.label != "no sink"
-        else ""
-    )
-    return (
-        f'<div style="font-size:14px;line-height:1.5">By observation it {told}. {100 * h.strength:.0f} % of its attention goes to '
-        f"<b>{escape(h.token.strip() or 'a space')}</b>.{fixed}{causal}</div>"
-    )
+    told = [f"By observation it {SAYS.get(h.label, h.label)}."]
+    told.append(f"{100 * h.strength:.0f} % of its attention goes to <b>{escape(h.token.strip() or 'a space')}</b>.")
+    if h.constant and h.label != "no sink":
+        told.append(
+            "It stands at position 0 of a causal model, so it cannot depend on content: what it sends is a bias."
+        )
+    if detail.causal_label:
+        says = SAYS.get(detail.causal_label, "")
+        told.append(
+            f"Exchanging its value, with attention held fixed, says <b>{escape(detail.causal_label)}</b>: it {says}."
+        )
+    return f'<div class="atlas-said">{" ".join(told)}</div>'
 
 
 def facts(detail: HeadDetail) -> str:
     """The head's numbers in one line."""
     h = detail.summary
     told = [
-        (f"{100 * h.strength:.1f} %", "strength"),
-        (f"{100 * h.event:.0f} %", "queries at ≥ ½"),
-        (f"{h.value_ratio:.2f}", "value ratio"),
-        (f"{h.value_ratio_raw:.2f}", "before projection"),
-        (f"{h.stable_rank:.2f}", "stable rank"),
-        (f"{100 * h.rank1_energy:.0f} %", "rank-1 share"),
-        (h.label, "by observation"),
-        *([(detail.causal_label, "by exchange")] if detail.causal_label else []),
-    ]
-    return (
-        '<div class="atlas-facts">'
-        + "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for v, k in told)
-        + "</div>"
-    )
+        (f"{100 * h.strength:.1f} %", "strength"), (f"{100 * h.event:.0f} %", "queries at ≥ ½"),
+        (f"{h.value_ratio:.2f}", "value ratio"), (f"{h.value_ratio_raw:.2f}", "before projection"),
+        (f"{h.stable_rank:.2f}", "stable rank"), (f"{100 * h.rank1_energy:.0f} %", "rank-1 share"),
+        (h.label, "by observation"), *([(detail.causal_label, "by exchange")] if detail.causal_label else []),
+    ]  # fmt: skip
+    return facts_line(told)
 
 
 def value_norms(detail: HeadDetail) -> str:
@@ -136,7 +120,7 @@ def value_norms(detail: HeadDetail) -> str:
         detail.value_norms,
         names=[t.strip() or "␣" for t in detail.tokens],
         marked=detail.summary.sink,
-        colour="#7b8794",
+        colour=GREY,
         width=420,
         height=110,
         label="Norm of each key's value",
@@ -165,17 +149,12 @@ EXCHANGES = {
 
 
 def effects(detail: HeadDetail) -> str:
-    """How far the model's output moves when the sink's value is exchanged, attention held fixed; the control is grey."""
+    """How far the model's output moves when the sink's value is exchanged with attention fixed; the control is grey."""
     if not detail.effects:
         return '<div class="atlas-quiet">This head has no sink whose value could be exchanged.</div>'
     top = max([*detail.effects.values(), 1e-9])
-    lines = []
-    for name, value in detail.effects.items():
-        colour = "#7b8794" if name == "control" else "#d9622b"
-        lines.append(
-            f'<div style="display:grid;grid-template-columns:minmax(120px,230px) 1fr 56px;gap:8px;align-items:center;font-size:13px;padding:3px 0">'
-            f'<span>{escape(EXCHANGES.get(name, name))}</span><span style="height:8px;border-radius:4px;background:color-mix(in srgb, currentColor 8%, transparent)">'
-            f'<span style="display:block;height:100%;border-radius:4px;width:{100 * max(0.0, value) / top:.1f}%;background:{colour}"></span></span>'
-            f'<span style="text-align:right">{100 * value:.1f} %</span></div>'
-        )
-    return "".join(lines)
+    colours = {"control": GREY}
+    return "".join(
+        meter(EXCHANGES.get(name, name), value / top, f"{100 * value:.1f} %", colours.get(name, "#d9622b"))
+        for name, value in detail.effects.items()
+    )

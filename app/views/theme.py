@@ -6,6 +6,11 @@ one, and every pad, cloud, strip and curve takes its colours from here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
 import colorcet
 
 ACCENT, ACCENT_DARK = "#0f7c86", "#3cb8c3"
@@ -62,42 +67,42 @@ MUI = {
 }
 """What the widgets take from the theme, in light and dark."""
 
-FAVICON = (
-    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 20 20' fill='none'%3E%3Ccircle cx='10' cy='10' r='8' "
-    "stroke='%238aa' stroke-width='2.4'/%3E%3Cpath d='M10 2a8 8 0 0 1 7.6 10.5' stroke='%230f7c86' stroke-width='3' "
-    "stroke-linecap='round'/%3E%3Ccircle cx='17' cy='13' r='3' fill='%230f7c86'/%3E%3C/svg%3E"
+_ICON = (
+    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 20 20' fill='none'>"
+    "<circle cx='10' cy='10' r='8' stroke='#8aa' stroke-width='2.4'/>"
+    "<path d='M10 2a8 8 0 0 1 7.6 10.5' stroke='#0f7c86' stroke-width='3' stroke-linecap='round'/>"
+    "<circle cx='17' cy='13' r='3' fill='#0f7c86'/></svg>"
 )
+FAVICON = "data:image/svg+xml," + quote(_ICON, safe="/:='")
+"""A ring and the point on it."""
 
-CSS = """
-:root { --atlas-accent: #0f7c86; }
-:host, body { font-variant-numeric: tabular-nums; }
-h1, h2, h3 { font-family: inherit; letter-spacing: 0; }
-.atlas-quiet { opacity: .76; font-size: 13px; line-height: 1.5; }
-.atlas-h1 { font-size: 22px; font-weight: 700; line-height: 1.25; margin: 0 0 4px; letter-spacing: -.01em; }
-.atlas-h2 { font-size: 14px; font-weight: 700; line-height: 1.4; margin: 0 0 2px; }
-.atlas-num { font-size: 22px; font-weight: 700; line-height: 1.2; }
-.atlas-banner { font-size: 13px; line-height: 1.5; padding: 10px 16px; border-radius: 8px; border-left: 4px solid #e8590c; background: color-mix(in srgb, #e8590c 10%, transparent); }
-.atlas-banner.lost { border-color: #f08c00; background: color-mix(in srgb, #f08c00 12%, transparent); }
-.atlas-link, a.atlas-link { color: inherit; text-decoration: underline; text-decoration-color: color-mix(in srgb, currentColor 40%, transparent); text-underline-offset: 3px; }
-.atlas-link:hover { text-decoration-color: currentColor; }
-.atlas-button { display: inline-block; font-size: 13px; font-weight: 700; padding: 7px 14px; border-radius: 8px; background: #0f7c86; color: #fff; text-decoration: none; }
-.atlas-button:hover { background: #0b666f; }
-.atlas-chip { display: inline-flex; align-items: center; gap: 6px; font-size: 12px; padding: 2px 8px; border-radius: 10px; background: color-mix(in srgb, currentColor 8%, transparent); color: inherit; text-decoration: none; white-space: nowrap; }
-.atlas-facts { display: flex; flex-wrap: wrap; gap: 8px 24px; font-size: 13px; }
-.atlas-facts div { display: flex; flex-direction: column; } .atlas-facts b { font-size: 15px; }
-.atlas-facts span { font-size: 12px; opacity: .76; }
-.atlas-plot { width: 100%; height: auto; display: block; font-family: inherit; }
-.atlas-plot text { fill: currentColor; font-size: 11px; }
-.atlas-plot .faint { opacity: .72; }
-.atlas-skeleton { border-radius: 8px; background: color-mix(in srgb, currentColor 6%, transparent); display: grid; place-items: center; font-size: 13px; padding: 16px; text-align: center; }
-.atlas-skeleton span { opacity: .76; }
-a:focus-visible, button:focus-visible, summary:focus-visible { outline: 2px solid var(--atlas-accent, #0f7c86); outline-offset: 2px; }
-@media (prefers-reduced-motion: no-preference) {
-  .atlas-skeleton { animation: atlas-wait 1.4s ease-in-out infinite alternate; }
-  @keyframes atlas-wait { from { opacity: 1 } to { opacity: .6 } } }
-@media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
-"""
+CSS = Path(__file__).with_name("atlas.css").read_text(encoding="utf-8")
 """Type in three sizes (22, 14, 12 to 13), spaces in steps of 8; text keeps at least 4.5 : 1 in both themes."""
+
+
+def key(colour: str, words: str, *, strong: bool = False) -> str:
+    """A colour and what it stands for."""
+    cls = "atlas-key strong" if strong else "atlas-key"
+    return f'<span class="{cls}"><i style="background:{colour}"></i>{escape(words)}</span>'
+
+
+def arm_name(arm: str) -> str:
+    """An arm's name in its colour."""
+    title, colour = ARMS[arm]
+    return key(colour, title, strong=True)
+
+
+def facts(told: Iterable[tuple[str, str]]) -> str:
+    """Numbers with their names below, in one line: ``(value, name)``."""
+    pairs = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for value, name in told)
+    return f'<div class="atlas-facts">{pairs}</div>'
+
+
+def meter(name: str, share: float, told: str, colour: str = ACCENT) -> str:
+    """A name, a bar between 0 and 1, and the number."""
+    width = 100 * min(max(share, 0.0), 1.0)
+    bar = f'<i><b style="width:{width:.1f}%;background:{colour}"></b></i>'
+    return f'<div class="atlas-meter"><span>{escape(name)}</span>{bar}<span>{escape(told)}</span></div>'
 
 
 def skeleton(awaited: str, *, height: int = 160) -> str:

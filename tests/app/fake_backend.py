@@ -440,7 +440,7 @@ def make_app(*, delay: float = 0.03) -> FastAPI:
                     read_back=canvas.ReadBack(
                         factors={"light_azimuth": landed * 360},
                         shape="sphere",
-                        landed=landed,
+                        landed=landed if request.steer else None,
                         error=None if arm == "off" else gap,
                         moved={"hue": 0.02, "size": 0.04, "position_x": 0.01},
                     ),

@@ -20,7 +20,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome") if Path(p).exists()), "")
+CHROMIUM = next(
+    (p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome") if Path(p).exists()), ""
+)
 ARGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
@@ -88,7 +90,10 @@ def backend(tmp_path_factory) -> Iterator[Process]:
         else [sys.executable, str(ROOT / "tests" / "app" / "fake_backend.py"), str(port)]
     )
     made = Process(
-        command, f"http://127.0.0.1:{port}/v1/health", {"ATLAS_BACKEND_PORT": str(port)}, tmp_path_factory.mktemp("logs") / "backend.log"
+        command,
+        f"http://127.0.0.1:{port}/v1/health",
+        {"ATLAS_BACKEND_PORT": str(port)},
+        tmp_path_factory.mktemp("logs") / "backend.log",
     )
     try:
         yield made.start()
@@ -101,7 +106,9 @@ def app(backend, tmp_path_factory) -> Iterator[str]:
     """The app's address."""
     port = free_port()
     env = {"ATLAS_APP_PORT": str(port), "ATLAS_BACKEND_PORT": backend.env["ATLAS_BACKEND_PORT"]}
-    made = Process([sys.executable, "-m", "app"], f"http://127.0.0.1:{port}/", env, tmp_path_factory.mktemp("logs") / "app.log")
+    made = Process(
+        [sys.executable, "-m", "app"], f"http://127.0.0.1:{port}/", env, tmp_path_factory.mktemp("logs") / "app.log"
+    )
     try:
         made.start()
         yield f"http://localhost:{port}"
@@ -128,7 +135,9 @@ class Tab:
 
     def open(self, path: str) -> Page:
         self.page.goto(f"{self.base}/{path}", wait_until="domcontentloaded", timeout=PATIENCE_MS)
-        self.page.wait_for_selector(".bar .state[data-state=ready], .bar .state[data-state=degraded]", timeout=PATIENCE_MS)
+        self.page.wait_for_selector(
+            ".bar .state[data-state=ready], .bar .state[data-state=degraded]", timeout=PATIENCE_MS
+        )
         return self.page
 
 

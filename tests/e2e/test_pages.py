@@ -80,7 +80,9 @@ def test_a_drag_turns_the_picture_and_a_storm_ends_on_its_last_value(tab):
     assert page.evaluate(DIGEST) != before
     assert abs(at(page) - 0.45) < 0.02
     # The address keeps where it was released.
-    page.wait_for_function("t => Math.abs(Number(new URLSearchParams(location.search).get('t')) - t) < .002", arg=at(page))
+    page.wait_for_function(
+        "t => Math.abs(Number(new URLSearchParams(location.search).get('t')) - t) < .002", arg=at(page)
+    )
 
     page.mouse.move(*point(page, 0.45))
     page.mouse.down()

@@ -1,0 +1,82 @@
+"""Places on a manifold in words, and what a picture says of where it landed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from backend.wire.canvas import ArmFrame, FrameHeader, ReadBack, Steer
+from backend.wire.capabilities import ManifoldInfo
+
+AROUND = ("ring", "torus")
+
+
+def gap(a: float, b: float, kind: str) -> float:
+    """Distance of two coordinates, the short way round where the manifold closes."""
+    return abs((a - b + 0.5) % 1.0 - 0.5) if kind in AROUND else abs(a - b)
+
+
+def words(info: ManifoldInfo | None, t: float | None) -> str:
+    """A coordinate as people read it: degrees, the nearest name, or the number."""
+    if info is None or t is None:
+        return ""
+    if info.unit == "°":
+        return f"{t * 360 % 360:.0f}°"
+    if info.ticks:
+        return min(info.ticks, key=lambda k: gap(k.t, t, info.kind)).label.strip()
+    return f"{t:.2f} {info.unit}".strip()
+
+
+def pad(info: ManifoldInfo) -> dict:
+    """What the pad needs to know of a manifold; of many names only every tenth stands on it."""
+    many = len(info.ticks) > 26
+    named = [[k.t, k.label.strip()] for k in info.ticks]
+    return {
+        "kind": "ring" if info.kind in AROUND else "line", "label": info.title, "unit": info.unit, "names": named,
+        "ticks": [k for i, k in enumerate(named) if not many or i % 10 == 0],
+    }  # fmt: skip
+
+
+def steered(header: FrameHeader) -> bool:
+    """Whether any picture of a frame was steered."""
+    return any(a.arm != "off" for a in header.arms)
+
+
+def start_from(info: ManifoldInfo, landed: float | None) -> float:
+    """Where to go first when nobody has said: a quarter turn on, or to the far end of a line."""
+    landed = landed or 0.0
+    return (landed + 0.25) % 1.0 if info.kind in AROUND else 1.0 if landed < 0.5 else 0.0
+
+
+def note(info: ManifoldInfo | None, arm: ArmFrame) -> str:
+    """Where one picture landed, and how far that is from where it was sent."""
+    read = arm.read_back
+    if info is None or read is None or read.landed is None:
+        return ""
+    off = f", {read.error:.0f}{info.unit} off" if arm.arm != "off" and read.error is not None and info.unit else ""
+    return f"landed at {words(info, read.landed)}{off}"
+
+
+def read_line(info: ManifoldInfo, steer: Steer, read: ReadBack) -> str:
+    """Sent, landed, and what else moved, with the way to the finding that says how far to trust the reader."""
+    moved = ", ".join(f"{k.replace('_', ' ')} {100 * v:.0f} %" for k, v in _largest(read.moved))
+    landed = f"landed <b>{words(info, read.landed)}</b> · " if read.landed is not None else ""
+    shape = f" · reads as {read.shape}" if read.shape else ""
+    return (
+        f'<div class="atlas-quiet">{landed}sent <b>{words(info, steer.t)}</b>{shape}<br>'
+        f"What else moved, as a share of its range: {moved or 'nothing that can be read'}. "
+        "Read by a network trained on renders alone; how well the whole manifold is reached stands in "
+        f'<a class="atlas-link" href="/catalogue?query={info.name}">the findings</a>.</div>'
+    )
+
+
+def _largest(moved: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(moved.items(), key=lambda kv: -kv[1])[:5]
+
+
+def safe(info: ManifoldInfo, strength: float) -> str:
+    """What the strength means for the pictures."""
+    if strength > info.strength_safe:
+        told = f"<b>Beyond {info.strength_safe:.2g}</b> pictures leave the model's own range."
+    else:
+        told = f"Safe up to {info.strength_safe:.2g}: there, steered pictures stay in the model's own range."
+    return f'<div class="atlas-quiet">{told}</div>'
