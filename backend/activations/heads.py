@@ -14,6 +14,7 @@ import binascii
 import functools
 import io
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,12 +74,13 @@ def example_pictures(n: int = N_EXAMPLES, seed: int = EXAMPLE_SEED) -> tuple[np.
     return tabletop.render(factors).images.numpy(), captions
 
 
-def example_texts(model: str, n: int = N_EXAMPLES) -> list[str]:
+@functools.lru_cache(maxsize=8)
+def example_texts(model: str, n: int = N_EXAMPLES) -> tuple[str, ...]:
     """Texts to look at: questions of the calendar world for its model, plain sentences for any other."""
     if model != "calendar-llama":
-        return list(TEXTS)[:n]
+        return TEXTS[:n]
     prompts = [task.prompts() for task in TASKS.values()]
-    return [prompts[i % len(prompts)][17 * i % len(prompts[i % len(prompts)])].text for i in range(n)]
+    return tuple(prompts[i % len(prompts)][17 * i % len(prompts[i % len(prompts)])].text for i in range(n))
 
 
 def examples(model: str = "tabletop-dino", *, n: int = N_EXAMPLES, size: int = 96) -> tuple[SinkExamples, list[bytes]]:
@@ -142,12 +144,12 @@ def prepare(adapter: Adapter, request: SinkRequest) -> Prepared:
     picture = (
         _decode(request.image)
         if request.image is not None
-        else Image.fromarray(_pick(list(example_pictures()[0]), request.example))
+        else Image.fromarray(_pick(example_pictures()[0], request.example))
     )
     return _prepare_picture(adapter, picture)
 
 
-def _pick(options: list, index: int | None):
+def _pick(options: Sequence, index: int | None):
     if index is not None and index >= len(options):
         raise NotFound(f"Example {index} was asked for.", f"There are {len(options)}.", "Count from 0.")
     return options[index or 0]

@@ -56,7 +56,8 @@ def supervise(children: list[Child], *, address: str, timeout: float, browser: b
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # SIGINT too: a shell that starts us in the background leaves it ignored.
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         for child in children:
             child.start()
@@ -74,7 +75,8 @@ def supervise(children: list[Child], *, address: str, timeout: float, browser: b
     finally:
         for child in reversed(children):
             child.stop()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     console.print("stopped.")
 
 

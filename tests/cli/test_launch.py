@@ -113,10 +113,11 @@ def test_a_log_gets_a_line_where_the_state_changes(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == ["waiting for the app, 1 s", "waiting for the backend, 3 s"]
 
 
-def test_interrupting_stops_both(home):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupting_stops_both(home, number):
     def ready():
         # Asked only when the supervisor is at work, so the signal cannot come before its handler stands.
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
         return True, ""
 
     children = [child("import time; time.sleep(60)", title="one"), child("import time; time.sleep(60)", probe=ready)]
