@@ -39,11 +39,13 @@ from backend.recipes.tabletop_sdxl import (
 from backend.worlds.tabletop import dataset_folder, load_rendered
 
 NAME = "tabletop-sdxl-lcm"
-STEPS = 260
+STEPS = 600
 BATCH = 32
 PEAK = 3e-4
 SKIP = 50
 GUIDANCE = 2.0
+GATE = {"shape_accuracy": 0.95 * 0.97}
+"""Four steps keep 95 % of the gate of the UNet they were distilled from."""
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
 
 

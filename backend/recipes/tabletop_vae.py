@@ -41,6 +41,8 @@ WIDTH = 32
 LATENTS = 8
 NOISE = 0.05
 WHITEN_AT = 0.66
+GATE = {"psnr_db": 30.0}
+"""On held-out renders."""
 
 
 def config() -> dict:
@@ -170,6 +172,20 @@ def evaluate(folder: Path, *, n: int = 500, device: torch.device | None = None) 
     }
 
 
+def write_card(out: Path, values: dict) -> dict:
+    """Write ``card.json`` beside the weights from what ``evaluate`` measured; returns it."""
+    history = json.loads((Path(out) / "training.json").read_text())
+    card = {
+        "name": NAME, "kind": "model", "architecture": "AutoencoderTiny", "world": "tabletop", "licence": "Apache-2.0",
+        "command": f"manifold-atlas train {NAME}", "data": "20,000 rendered scenes of the train split", **history,
+        "n_parameters": sum(p.numel() for p in AutoencoderTiny.from_pretrained(out).parameters()),
+        "measured": {k: v for k, v in values.items() if k != "psnr_db_each"},
+        "gate": GATE, "passed": values["psnr_db"] >= GATE["psnr_db"],
+    }  # fmt: skip
+    (Path(out) / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    return card
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=assets_dir() / "models" / "tabletop-sdxl" / "vae")
@@ -177,6 +193,4 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
     train(args.out, seed=args.seed, steps=args.steps)
-    values = evaluate(args.out)
-    values.pop("psnr_db_each")
-    print(json.dumps(values))
+    print(json.dumps(write_card(args.out, evaluate(args.out)), indent=1))
