@@ -52,7 +52,7 @@ function fields(schema, api) {
   for (const [name, f] of Object.entries(s.properties || {})) {
     const row = make('tr'), must = (s.required || []).includes(name);
     row.append(make('td', name + (must ? ' *' : ''), 'path'), make('td', type(f), 'path'),
-               make('td', [f.description, bounds(f)].filter(Boolean).join(' — ')));
+               make('td', [f.description, bounds(f)].filter(Boolean).join('; ').replaceAll('``', '')));
     table.append(row);
   }
   return table;
@@ -65,10 +65,11 @@ function example(schema, api) {
   return JSON.stringify(out, null, 1);
 }
 function operation(path, verb, op, api) {
-  const box = make('details'), head = make('summary'), names = [];
+  const box = make('details'), head = make('summary');
+  const said = (op.description || op.summary || '').replaceAll('``', '').split('\\n');
   head.append(make('span', verb.toUpperCase(), 'verb'), make('span', path, 'path'),
-              make('span', (op.description || op.summary || '').split('\\n')[0], 'what'));
-  box.append(head, make('p', op.description || ''));
+              make('span', said[0], 'what'));
+  box.append(head, make('p', said.slice(1).join('\\n')));
   const inputs = {};
   for (const p of op.parameters || []) {
     const label = make('label', p.name + ' (' + p.in + ') '), input = make('input');

@@ -106,6 +106,12 @@ def write_featurizer(folder):
     patch.undo()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A busy machine may take a minute to import the model libraries for the first time."""
+    monkeypatch.setenv("ATLAS_LOAD_WAIT", "240")
+
+
 @contextlib.contextmanager
 def serving(**options):
     """A started state and its app."""
@@ -118,7 +124,7 @@ def serving(**options):
 
 def client_of(app):
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://atlas.test", timeout=60)
+    return httpx.AsyncClient(transport=transport, base_url="http://atlas.test", timeout=300)
 
 
 @pytest.fixture(scope="module")
