@@ -38,7 +38,8 @@ ALLOWED: dict[str, set[str]] = {
 """Which other rooms of the backend each room may import."""
 
 _MODEL_LIBRARIES = {"torch", "transformers", "diffusers", "safetensors", "accelerate", "umap", "sklearn", "ripser"}
-_NETWORK = {"httpx", "requests", "aiohttp", "websockets", "urllib", "http", "socket", "asyncio.streams"}
+# urllib.parse only takes addresses apart; it asks nobody.
+_NETWORK = {"httpx", "requests", "aiohttp", "websockets", "urllib.request", "urllib3", "http", "socket", "tornado"}
 _SCREEN = {"panel", "panel_material_ui", "bokeh", "holoviews", "datashader", "param"}
 _SERVING = {"fastapi", "starlette", "uvicorn", "sse_starlette"}
 
@@ -163,6 +164,7 @@ PLANTED = {
     "app imports core": ("app/pages/a.py", "from backend.core import settings"),
     "app imports torch": ("app/views/a.py", "import torch"),
     "view on the network": ("app/views/a.py", "import httpx"),
+    "view on the network by the standard library": ("app/views/a.py", "from urllib.request import urlopen"),
     "view imports client": ("app/views/a.py", "from app.client.api import Client"),
     "view imports client, relative": ("app/views/a.py", "from ..client import api"),
     "client imports panel": ("app/client/a.py", "import panel as pn"),
@@ -187,5 +189,6 @@ def test_allowed_doors_are_left_alone(tmp_path):
     _plant(tmp_path, "backend/studies/one/b.py", "from backend.recipes import calendar_llama\nimport torch\n")
     _plant(tmp_path, "backend/server/a.py", "import fastapi\nfrom backend.engine import mailbox\n")
     _plant(tmp_path, "app/pages/a.py", "import panel\nfrom app.client import api\nfrom backend.wire import frame\n")
+    _plant(tmp_path, "app/views/a.py", "from urllib.parse import quote\nimport holoviews\n")
     _plant(tmp_path, "app/client/a.py", "import httpx\nfrom backend.wire import canvas\n")
     assert wrong_doors(tmp_path) == []
