@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import get_args
 
 import torch
@@ -47,6 +48,7 @@ def drag_chord(kind: str, t_from: float, t: float) -> tuple[float, float, float]
     return t_from, end, way / reach if abs(reach) > 1e-9 else 0.0
 
 
+@lru_cache(maxsize=64)
 def random_frame(d: int, k: int, *, seed: int, site: str) -> torch.Tensor:
     """A random orthonormal frame ``(d, k)``, the same for the same seed and site."""
     salt = int.from_bytes(hashlib.blake2b(site.encode(), digest_size=6).digest(), "little")

@@ -38,22 +38,24 @@ def flip_rates(
     n_classes = len(steerer.labels)
     x = steerer.residuals(fit[0], sites=sites)
     middle = {site: centroids(x[site], fit[1], n_classes=n_classes) for site in sites}
+    whole = torch.eye(next(iter(x.values())).shape[1])
     hits, n = torch.zeros(len(sites)), 0
     for prompt, truth in zip(test[0], test[1].tolist(), strict=True):
         targets = torch.tensor([c for c in range(n_classes) if c != truth])
         if n_targets is not None and n_targets < len(targets):
             targets = targets[torch.randperm(len(targets), generator=generator)[:n_targets]]
-        rows = [
-            [Intervention.clamp(site, torch.eye(middle[site].shape[1]), middle[site][c])]
-            for site in sites
-            for c in targets
-        ]
-        found = steerer.sweep(prompt, rows)[:, :-1].argmax(-1).reshape(len(sites), -1)
-        hits, n = hits + (found == targets).sum(1), n + len(targets)
+        for i, site in enumerate(sites):
+            rows = [[Intervention.clamp(site, whole, middle[site][c])] for c in targets]
+            hits[i] += (steerer.sweep(prompt, rows)[:, :-1].argmax(-1) == targets).sum()
+        n += len(targets)
     return hits / n
 
 
 def choose_layer(rates: torch.Tensor, *, slack: float = 0.02, depth: float = PAPER_DEPTH) -> int:
-    """Index of the layer with the most flips; of those within ``slack`` of it, the nearest to the paper's ``depth``."""
-    near = [i for i, rate in enumerate(rates.tolist()) if rate >= float(rates.max()) - slack]
+    """Index of the layer with the most flips; of those within ``slack`` of it, the nearest to the paper's ``depth``.
+
+    The last of several layers is never chosen: behind it nothing runs, so a patch there only reads the centroid out.
+    """
+    rated = rates[:-1] if len(rates) > 1 else rates
+    near = [i for i, rate in enumerate(rated.tolist()) if rate >= float(rated.max()) - slack]
     return min(near, key=lambda i: abs((i + 1) / len(rates) - depth))

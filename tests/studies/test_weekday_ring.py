@@ -13,7 +13,7 @@ from backend.steering.intervention import Intervention
 from backend.steering.patching import choose_layer, flip_rates
 from backend.steering.text import TextSteerer
 from backend.studies.base import StudyContext
-from backend.studies.weekday_ring.paths import ARMS, distance_on_ring, pairs_of, shuffled_copy, split, visited
+from backend.studies.weekday_ring.paths import ARMS, distance_on_ring, pairs_of, reached, shuffled_copy, split, visited
 from backend.worlds.calendar import TASKS, build_tokenizer
 
 TASK = TASKS["weekdays"]
@@ -76,6 +76,7 @@ def test_visited_sees_the_classes_in_between():
             way[pair, 0, k, c] = 1.0
     found = visited(way, pairs, 7)
     assert found[0] == 1.0 and math.isnan(found[1]) and found[2] == 0.0
+    assert reached(way, pairs).tolist() == [1.0, 1.0, 1.0] and reached(way, [(0, 2), (0, 1), (6, 1)])[0] == 0.0
 
 
 def test_paths_have_every_arm_and_meet_at_their_ends(measured):
@@ -96,7 +97,7 @@ def test_findings_are_complete_and_consistent(measured):
         "accuracy", "layer-flip-rate", "natural-order", "isometry-r", "energy-manifold", "energy-chord",
         "energy-chord-subspace", "energy-random", "energy-shuffled", "energy-ratio", "energy-ratio-subspace",
         "energy-ratio-neighbours", "energy-ratio-distant", "energy-manifold-neighbours", "coherence-manifold",
-        "passes-through", "behaviour-truth",
+        "passes-through", "behaviour-truth", "reaches-target",
     }  # fmt: skip
     assert set(found) == wanted
     energy, chord = found["energy-manifold"], found["energy-chord"]
@@ -127,6 +128,7 @@ def test_ratio_interval_of_a_constant_ratio_is_exact():
 def test_the_layer_is_the_one_with_most_flips_near_the_papers_depth():
     assert choose_layer(torch.tensor([0.1, 0.9, 0.3, 0.2])) == 1
     assert choose_layer(torch.tensor([0.1, 0.99, 1.0, 1.0, 1.0, 1.0])) == 4
+    assert choose_layer(torch.tensor([0.1, 0.2, 0.9, 1.0])) == 2
 
 
 def test_patching_the_last_layer_is_reading_the_centroid_out(adapter):

@@ -33,6 +33,7 @@ from backend.studies.weekday_ring.paths import (
     Split,
     distance_on_ring,
     pairs_of,
+    reached,
     shuffled_copy,
     split,
     visited,
@@ -46,6 +47,9 @@ MODEL = {"small": "calendar-llama", "paper": "meta-llama/Llama-3.1-8B"}
 N_WAYPOINTS = 50
 N_BASE = 16
 N_DRAWS = 100
+NOT_STEERING = (
+    "Low energy is not steering: a path that leaves the prompt's own answer in place has little. See reaches-target."
+)
 PAPER = "Llama-3.1-8B, layer 28, 21 pairs"
 
 
@@ -206,7 +210,7 @@ def findings(ctx: StudyContext, m: Measured, *, n_draws: int = N_DRAWS) -> list[
         found.append(ctx.finding(
             measure_name, f"{claim[:-1]}, {site}: sum of {k} waypoints, mean of {n_base} prompts.",
             mean_interval(energy[arm], seed=ctx.seed), published=published, controls={**each(arm), **extra},
-            unit="nats", **steered,
+            caveat=NOT_STEERING if arm == "random" else "", unit="nats", **steered,
         ))  # fmt: skip
     ratios = (
         ("energy-ratio", "chord", slice(None), "The chord costs more energy than the ring.", ">= 2.8"),
@@ -238,11 +242,19 @@ def findings(ctx: StudyContext, m: Measured, *, n_draws: int = N_DRAWS) -> list[
                   **{f"worst waypoint, {arm}": inside[arm].worst.mean().item() for arm in ARMS}},
         **steered,
     ))  # fmt: skip
+    ends = {arm: reached(p, pairs) for arm, p in m.paths.items()}
+    found.append(ctx.finding(
+        "reaches-target", "At the end of the ring's way the target day is the likeliest answer.",
+        mean_interval(ends["manifold"], seed=ctx.seed), aim=">= 0.9",
+        controls={arm: ends[arm].mean().item() for arm in ARMS if arm != "manifold"}, **steered,
+    ))  # fmt: skip
     between = {arm: visited(p, pairs, n)[far] for arm, p in m.paths.items()}
     found.append(ctx.finding(
         "passes-through", "On the way along the ring every day in between becomes the likeliest answer.",
         mean_interval(between["manifold"], seed=ctx.seed), aim=">= 0.9",
-        controls={arm: between[arm].mean().item() for arm in ARMS if arm != "manifold"}, **steered,
+        controls={arm: between[arm].mean().item() for arm in ARMS if arm != "manifold"},
+        caveat="" if between["chord"].mean() < 0.9 else "So does the chord: in this model it does not jump over days.",
+        **steered,
     ))  # fmt: skip
     if ctx.scale == "small":
         truth = with_other(m.task.distributions())

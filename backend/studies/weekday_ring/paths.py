@@ -122,3 +122,9 @@ def visited(p: torch.Tensor, pairs: Sequence[tuple[int, int]], n: int) -> torch.
         seen = set(p[index].mean(0)[:, :-1].argmax(-1).tolist())
         found.append(sum(c in seen for c in inner) / len(inner) if inner else float("nan"))
     return torch.tensor(found)
+
+
+def reached(p: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """For each pair, the share of the prompts whose likeliest class at the end of the way is the target."""
+    target = torch.tensor([j for _, j in pairs])[:, None]
+    return (p[:, :, -1, :-1].argmax(-1) == target).float().mean(1)
