@@ -65,7 +65,7 @@ export function render({ model, el }) {
   function status() {
     state.dataset.state = model.state;
     root.querySelector(".words").textContent = model.words || { starting: "starting", lost: "no backend", degraded: "degraded" }[model.state] || model.state;
-    state.title = { ready: "The backend answers; its last round trip", lost: "The backend does not answer", starting: "The backend is starting", degraded: "The backend answers, with reservations" }[model.state];
+    state.title = { ready: "The backend answers; its last round trip", lost: "The backend does not answer", starting: "The backend is starting", degraded: "The backend answers, with reservations" }[model.state] + (model.detail ? `: ${model.detail}` : "");
   }
   function light() {
     theme.innerHTML = model.dark ? MOON : SUN;
@@ -87,7 +87,7 @@ export function render({ model, el }) {
     remember(true); model.send_msg({ type: "theme", dark: true });
   }
   model.on(["pages", "here", "query"], links);
-  model.on(["state", "words"], status);
+  model.on(["state", "words", "detail"], status);
   model.on("dark", light);
   links(); status(); light();
   return root;

@@ -21,6 +21,7 @@ class TopBar(JSComponent):
     query = param.String(default="", doc="What links to other pages keep, with its question mark.")
     state = param.Selector(default="starting", objects=["starting", "ready", "degraded", "lost"])
     words = param.String(default="", doc="Device and last round trip.")
+    detail = param.String(default="", doc="What the backend says of itself beyond its state.")
     dark = param.Boolean(default=False)
 
     _esm = Path(__file__).with_name("bar.js")

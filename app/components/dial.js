@@ -25,7 +25,7 @@ export function render({ model, el }) {
     g.font = `12px ${getComputedStyle(root).fontFamily}`; g.textAlign = "center"; g.textBaseline = "middle";
     let best = 0, top = 0;
     for (let i = 0; i < n; i++) {
-      const p = a[i] * (1 - mix) + b[i] * mix, at = -2 * Math.PI * i / n, x = c + r * Math.cos(at), y = c + r * Math.sin(at);
+      const p = a[i] * (1 - mix) + b[i] * mix, at = -2 * Math.PI * (model.places[i] ?? i / n), x = c + r * Math.cos(at), y = c + r * Math.sin(at);
       if (p > top) { top = p; best = i; }
       g.fillStyle = model.colours[i] || ink; g.globalAlpha = .92; g.beginPath(); g.arc(x, y, 3 + w * .088 * Math.sqrt(p), 0, 7); g.fill(); g.globalAlpha = 1;
       g.fillStyle = ink; const far = r + w * .125; g.fillText(model.labels[i].trim().slice(0, 3), c + far * Math.cos(at), c + far * Math.sin(at));
@@ -49,7 +49,7 @@ export function render({ model, el }) {
   canvas.addEventListener("pointerleave", () => { held = false; });
   const words = () => { wait.querySelector("span").textContent = model.waiting; canvas.setAttribute("aria-label", model.caption); };
   new ResizeObserver(draw).observe(root);
-  model.on(["rows", "labels", "colours"], draw); model.on(["waiting", "caption"], words);
+  model.on(["rows", "labels", "places", "colours"], draw); model.on(["waiting", "caption"], words);
   model.on("remove", () => { alive = false; });
   words(); draw(); requestAnimationFrame(tick);
   return root;

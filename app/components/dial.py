@@ -13,6 +13,7 @@ class Dial(JSComponent):
 
     rows = param.List(default=[], doc="Probabilities (points, classes).")
     labels = param.List(default=[])
+    places = param.List(default=[], doc="Where on the ring each class stands, in [0, 1).")
     colours = param.List(default=[], doc="One colour a class.")
     caption = param.String(default="")
     waiting = param.String(default="")

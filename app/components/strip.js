@@ -40,15 +40,20 @@ export function render({ model, el }) {
     });
     near();
   }
+  // The pad says where it is within this window, so that nothing has to come back from the server while it moves.
+  let at = model.t;
+  const follow = (event) => { at = event.detail.t; near(); };
+  window.addEventListener("atlas:move", follow);
+  model.on("remove", () => window.removeEventListener("atlas:move", follow));
   function near() {
-    const t = model.t;
+    const t = at;
     root.querySelectorAll("button").forEach((b) => {
       const gap = t === null || t === undefined ? 1 : Math.abs(((Number(b.dataset.t) - t + 1.5) % 1) - .5);
       b.classList.toggle("near", gap < .5 / Math.max(model.stops.length, 1) + 1e-9);
     });
   }
   model.on(["frame", "stops", "waiting"], draw);
-  model.on("t", near);
+  model.on("t", () => { at = model.t; near(); });
   draw();
   return root;
 }

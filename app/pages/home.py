@@ -13,7 +13,7 @@ from app.client.backend import BackendError
 from app.components import Dial, HeadBoard, Turntable
 from app.pages.layout import column, columns, markup, quiet
 from app.pages.shell import Shell
-from app.views import heads
+from app.views import heads, places
 from app.views.charts import number
 from app.views.findings import tally
 from app.views.theme import colour_at, palette, skeleton
@@ -80,7 +80,7 @@ class Home:
     def _manifold(self, caps: Capabilities, kind: str) -> tuple[ModelInfo | None, ManifoldInfo | None]:
         model = next((m for m in caps.models if m.kind == kind), None)
         of = [m for m in caps.manifolds if any(k.name == m.model and k.kind == kind for k in caps.models)]
-        return model, next((m for m in of if m.kind == "ring"), of[0] if of else None)
+        return model, places.first(of)
 
     async def _image(self, caps: Capabilities) -> None:
         model, info = self._manifold(caps, "image")
@@ -171,6 +171,7 @@ class Home:
         def draw() -> None:
             self.dial.param.update(
                 labels=[k.label for k in info.ticks],
+                places=[k.t for k in info.ticks],
                 colours=[colour_at(k.t, info.kind) for k in info.ticks],
                 rows=frames,
             )

@@ -199,11 +199,12 @@ class Shell:
                     self.show(self._found)
                     if self._on_ready:
                         self.run(self._on_ready(self.capabilities))
-                self.show(
-                    lambda state=state, text=text: self.bar.param.update(
-                        state=state, words=text if state != "starting" else ""
-                    )
-                )
+                told = {
+                    "state": state,
+                    "words": health.detail if state == "starting" else text,
+                    "detail": health.detail,
+                }
+                self.show(lambda told=told: self.bar.param.update(**told))
             except BackendDown:
                 if self._up is not False:
                     self.show(self._lost)

@@ -125,9 +125,9 @@ class SteerImage:
         t = t % 1.0 if info.kind in places.AROUND else t
         self._first = False
         self.pad.steered = True
-        self.strip.t = t
         if final:
             self._remember()
+            self.strip.t = t
             # Only here: the point follows the pointer by itself, and an echo of where it was would pull it back.
             self.pad.t = t
             self.state.t = round(t, 4)
@@ -280,7 +280,8 @@ class SteerImage:
                     '<div class="atlas-quiet">No manifold is fitted for this model yet. '
                     "Run: manifold-atlas study light-ring</div>"
                 )
-            name = s.manifold if s.manifold in known else next(iter(known), "")
+            start = known.get(s.manifold) or places.first(known.values())
+            name = start.name if start else ""
             if s.strength is None and name:
                 s.strength = self.strength.value = known[name].strength_default
             self.choice.value = name or None

@@ -161,7 +161,8 @@ class SteerText:
                 return
             self.bars.waiting = "Asking the model …"
             self.choice.options = {m.title: m.name for m in known.values()}
-            self.choice.value = name = self.state.manifold if self.state.manifold in known else next(iter(known))
+            start = known.get(self.state.manifold) or places.first(known.values())
+            self.choice.value = name = start.name
             if self.state.prompt:
                 self.prompt.value = self.state.prompt
             self._choose(name)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from backend.wire.canvas import ArmFrame, FrameHeader, ReadBack, Steer
 from backend.wire.capabilities import ManifoldInfo
 
 AROUND = ("ring", "torus")
+
+
+def first(manifolds: Iterable[ManifoldInfo]) -> ManifoldInfo | None:
+    """The manifold to open when none was asked for: a ring that no prompt names, else one with few names on it."""
+
+    def order(m: ManifoldInfo) -> tuple:
+        known = any(word in m.name for word in ("light", "weekday"))
+        return not known, m.kind not in AROUND, len(m.ticks) or 99, m.name
+
+    return min(manifolds, key=order, default=None)
 
 
 def gap(a: float, b: float, kind: str) -> float:

@@ -33,30 +33,37 @@ DRAWN = """([want, far]) => {
   const gap = Math.abs(((Number(f.dataset.t) - want + 1.5) % 1) - .5); return gap < far; }"""
 
 
-def point(page, t: float) -> tuple[float, float]:
-    """Where on the screen the pad's coordinate ``t`` lies: a ring around the middle, or a line."""
-    box = page.locator(".pad svg").bounding_box()
-    unit = box["width"] / 420
-    if page.locator(".pad svg path[d*='A']").count():
+class Pad:
+    """Where on the screen the coordinates of the page's pad lie."""
+
+    def __init__(self, page) -> None:
+        self.page = page
+        self.box = page.locator(".pad svg").bounding_box()
+        self.ring = page.locator(".pad svg path[d*='A']").count() > 0
+
+    def point(self, t: float) -> tuple[float, float]:
+        unit, box = self.box["width"] / 420, self.box
+        if not self.ring:
+            return box["x"] + (36 + 348 * t) * unit, box["y"] + 170 * unit
         a = 2 * math.pi * t
         return box["x"] + (210 + 118 * math.cos(a)) * unit, box["y"] + (170 - 118 * math.sin(a)) * unit
-    return box["x"] + (36 + 348 * t) * unit, box["y"] + 170 * unit
+
+    def drag(self, ts: list[float]) -> None:
+        """Press at the first, move through all, let go at the last."""
+        mouse = self.page.mouse
+        mouse.move(*self.point(ts[0]))
+        mouse.down()
+        for t in ts[1:]:
+            mouse.move(*self.point(t))
+        mouse.up()
+
+
+def way(start: float, end: float, n: int = 12) -> list[float]:
+    return [start + (end - start) * i / n for i in range(n + 1)]
 
 
 def at(page) -> float:
     return float(page.locator(".pad svg").get_attribute("aria-valuenow"))
-
-
-def drag(page, start: float, end: float, *, moves: int = 12) -> None:
-    page.mouse.move(*point(page, start))
-    page.mouse.down()
-    for i in range(1, moves + 1):
-        page.mouse.move(*point(page, start + (end - start) * i / moves))
-    page.mouse.up()
-
-
-def far(t: float) -> float:
-    return (t + 0.5) % 1.0
 
 
 @pytest.mark.parametrize("path", READY)
@@ -75,7 +82,8 @@ def test_a_drag_turns_the_picture_and_a_storm_ends_on_its_last_value(tab):
     page = tab.open("steer-image?t=0.1")
     page.wait_for_function(DRAWN, arg=[0.1, 0.01])
     before = page.evaluate(DIGEST)
-    drag(page, 0.1, 0.45)
+    pad = Pad(page)
+    pad.drag(way(0.1, 0.45))
     page.wait_for_function(DRAWN, arg=[at(page), 0.005])
     assert page.evaluate(DIGEST) != before
     assert abs(at(page) - 0.45) < 0.02
@@ -84,12 +92,7 @@ def test_a_drag_turns_the_picture_and_a_storm_ends_on_its_last_value(tab):
         "t => Math.abs(Number(new URLSearchParams(location.search).get('t')) - t) < .002", arg=at(page)
     )
 
-    page.mouse.move(*point(page, 0.45))
-    page.mouse.down()
-    for i in range(200):
-        page.mouse.move(*point(page, (0.45 + 0.3 * math.sin(i / 9)) % 1.0))
-    page.mouse.move(*point(page, 0.8))
-    page.mouse.up()
+    pad.drag([0.45, *((0.45 + 0.3 * math.sin(i / 9)) % 1.0 for i in range(200)), 0.8])
     assert abs(at(page) - 0.8) < 0.02
     page.wait_for_function(DRAWN, arg=[at(page), 0.005])
     page.wait_for_timeout(1500)
@@ -111,7 +114,7 @@ def test_a_drag_moves_the_answer(tab):
     page.wait_for_selector(".bars [data-arm=manifold]")
     read = "() => { const f = (r) => { for (const e of r.querySelectorAll('*')) { if (e.matches('.bars [data-arm=manifold]')) return e; if (e.shadowRoot) { const x = f(e.shadowRoot); if (x) return x; } } }; return f(document)?.getAttribute('aria-label'); }"  # noqa: E501
     start, before = at(page), page.evaluate(read)
-    drag(page, start, start + 0.4)
+    Pad(page).drag(way(start, start + 0.4))
     page.wait_for_function(f"before => ({read})() && ({read})() !== before", arg=before)
     assert tab.errors == []
 
@@ -164,13 +167,13 @@ def test_a_lost_backend_is_said_and_comes_back(tab, backend):
         page.wait_for_selector(".state[data-state=lost]")
         page.wait_for_selector(".atlas-banner.lost")
         assert page.locator(".frames canvas").count() >= 1, "what was shown stays"
-        drag(page, 0.2, 0.3)
+        Pad(page).drag(way(0.2, 0.3, 4))
         assert page.locator(".atlas-banner.lost").is_visible()
     finally:
         backend.start()
     page.wait_for_selector(".state[data-state=ready], .state[data-state=degraded]")
-    page.wait_for_selector(".atlas-banner.lost", state="detached")
-    drag(page, at(page), 0.6)
+    page.wait_for_selector(".atlas-banner.lost", state="hidden")
+    Pad(page).drag(way(at(page), 0.6))
     page.wait_for_function(DRAWN, arg=[at(page), 0.005])
     assert "Traceback" not in page.content()
 
