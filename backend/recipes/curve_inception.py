@@ -328,6 +328,7 @@ def write_card(folder: Path, quality: dict, *, seed: int, steps: int, batch: int
     }
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     score, control = quality["accuracy"], quality["controls"]
+    twice = sum(u["curve"] > 2 * u["line"] for u in quality["units"])
     rows = "\n".join(
         f"| {u['unit']} | {u['orientation_deg']} | {100 * u['share_above_half']:.0f} % | {u['curve']:.2f} | "
         f"{u['line']:.2f} | {u['texture_95']:.2f} |"
@@ -337,7 +338,8 @@ def write_card(folder: Path, quality: dict, *, seed: int, steps: int, batch: int
         f"""# {NAME}
 
 A small InceptionV1 ({card["n_parameters"]:,} parameters, {card["bytes"] / 1e6:.1f} MB) trained on procedural curves,
-lines, textures and shapes ({card["data"]}; {card["seconds"]:.0f} s of training, {steps} steps of {batch}, seed {seed}).
+lines, textures and shapes: {card["data"]}. Training took {card["seconds"]:.0f} s by
+the clock on two shared cores ({steps} steps of {batch}, seed {seed}).
 Re-create it with `{card["command"]}`. Input: (N, 1 or 3, 64, 64) in 0..1.
 
 Held-out stimuli: class {100 * score["class_accuracy"]:.1f} % of {len(LABELS)} classes (untrained copy
@@ -350,8 +352,8 @@ Held-out stimuli: class {100 * score["class_accuracy"]:.1f} % of {len(LABELS)} c
 {quality["curve_units"][GATE_LAYER]} of {quality["n_units"][GATE_LAYER]} units are narrowly tuned to one curve
 orientation (untrained copy: {control["untrained_curve_units"][GATE_LAYER]}): above half-maximum over at most 25 % of
 the circle, the same preferred orientation (15 degrees) on other radii, widths, contrasts and positions, more to the
-curve than to the line of that orientation and than to 95 % of textures. The largest gap between their orientations
-is {quality["largest_gap_deg"]:.0f} degrees.
+curve than to the line of that orientation and than to 95 % of textures. {twice} of them give the curve more than twice what
+they give the line. The largest gap between their orientations is {quality["largest_gap_deg"]:.0f} degrees.
 
 | unit | prefers (deg) | above half | curve | line | texture, 95 % |
 |---|---|---|---|---|---|
