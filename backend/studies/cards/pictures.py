@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from backend.core.settings import assets_dir, atlas_home
 from backend.core.stats import circular_error, mean_interval, median_interval, proportion_interval
 from backend.models.registry import folder_of
 from backend.recipes import tabletop_reader
@@ -63,13 +64,15 @@ def autoencoder(ctx: StudyContext, share: Progress) -> list[Finding]:
     """The autoencoder of ``tabletop-sdxl``."""
     from backend.recipes import tabletop_vae
 
-    folder = folder_of("tabletop-sdxl")
-    if folder is None or not (folder / "vae" / "config.json").exists():
+    # The autoencoder is a model of its own before the pipeline around it is whole.
+    places = [root / "models" / "tabletop-sdxl" / "vae" for root in (assets_dir(), atlas_home())]
+    folder = next((place for place in places if (place / "config.json").exists()), None)
+    if folder is None:
         return [ctx.absent("vae-psnr-db", PSNR, "tabletop-sdxl has no autoencoder on disk; train it first")]
     ensure_test(lambda m: share(0.0, m))
     n = 200 if ctx.scale == "small" else 2000
     share(0.5, "autoencoder")
-    found = tabletop_vae.evaluate(folder / "vae", n=n)
+    found = tabletop_vae.evaluate(folder, n=n)
     return [
         ctx.finding(
             "vae-psnr-db", PSNR, mean_interval(found["psnr_db_each"], seed=ctx.seed), unit="dB",
