@@ -352,8 +352,8 @@ Held-out stimuli: class {100 * score["class_accuracy"]:.1f} % of {len(LABELS)} c
 {quality["curve_units"][GATE_LAYER]} of {quality["n_units"][GATE_LAYER]} units are narrowly tuned to one curve
 orientation (untrained copy: {control["untrained_curve_units"][GATE_LAYER]}): above half-maximum over at most 25 % of
 the circle, the same preferred orientation (15 degrees) on other radii, widths, contrasts and positions, more to the
-curve than to the line of that orientation and than to 95 % of textures. {twice} of them give the curve more than twice what
-they give the line. The largest gap between their orientations is {quality["largest_gap_deg"]:.0f} degrees.
+curve than to the line of that orientation and than to 95 % of textures. {twice} of them give the curve more than
+twice what they give the line. The largest gap between their orientations is {quality["largest_gap_deg"]:.0f} degrees.
 
 | unit | prefers (deg) | above half | curve | line | texture, 95 % |
 |---|---|---|---|---|---|
