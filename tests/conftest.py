@@ -36,6 +36,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
         if not torch.cuda.is_available():
             skips["gpu"] = "no GPU on this machine"
+    # Browser tests go last: while Playwright is open an event loop runs in this thread, and no other may be started.
+    items.sort(key=lambda item: "e2e" in item.keywords)
     for item in items:
         for marker, reason in skips.items():
             if item.get_closest_marker(marker):
