@@ -11,7 +11,9 @@ import torch
 from backend.featurizers import statistics
 from backend.featurizers.browse import BlockBrowser, Layout, list_featurizers
 from backend.featurizers.featurizer import Featurizer
+from backend.featurizers.grassmannian import Grassmannian
 from backend.featurizers.trainer import Training
+from backend.manifolds.block_ring import block_codes, block_manifold, fit_block_ring
 from backend.models.diffusion import ImageAdapter
 from backend.models.random_weights import tiny_sdxl
 from backend.models.vision import VisionAdapter
@@ -81,9 +83,6 @@ def test_made_end_to_end(sdxl, pictures, home, tmp_path, monkeypatch):
 
 def test_names_are_judged_on_other_scenes():
     """A ring whose coordinate is the hue is named hue; with shuffled hues nothing is claimed."""
-    from backend.featurizers.grassmannian import Grassmannian
-    from backend.manifolds.block_ring import fit_block_ring
-
     generator = torch.Generator().manual_seed(0)
     hue = 2 * torch.pi * torch.rand(600, generator=generator)
     model = Grassmannian(24, 4, d_block=3, k=1, generator=generator)
@@ -98,8 +97,15 @@ def test_names_are_judged_on_other_scenes():
     (named,) = recipe.name_rings(model, [ring], x, factors)
     assert named.factor == "hue" and named.follows and np.degrees(named.name.median_error) < 12
     info = recipe.ring_info(recipe.PLANS["sdxl"], named, "hue-ring")
-    red = named.name.angle_of(info.ticks[0].t)
-    assert info.ticks[0].label == "red" and abs((red + np.pi) % (2 * np.pi) - np.pi) < 0.05
+    assert info.ticks[0].label == "red" and info.ticks[4].label == "green" and info.ticks[4].t == pytest.approx(1 / 3)
+    # Once turned to the factor, the ring's coordinate of a scene is its hue.
+    code, fired = block_codes(model, 0, model.normalise(x).flatten(0, 1))
+    manifold = block_manifold(model, ring, info=info, cloud=code[fired])
+    recipe.turn_to_angle(manifold, named.name)
+    raw = x @ manifold.entry().frame
+    t = manifold.curve().project(manifold.stored(None, raw)[:, 1])[0]
+    gap = np.angle(np.exp(1j * (2 * np.pi * t.numpy() - hue.numpy())))
+    assert np.degrees(np.median(np.abs(gap))) < 12
     factors["hue"] = np.random.default_rng(0).permutation(factors["hue"])
     (named,) = recipe.name_rings(model, [ring], x, factors)
     assert not named.follows
