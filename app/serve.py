@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 
 import panel as pn
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClosedError
 
 from app.pages import catalogue, explore, home, sinks, steer_image, steer_text
 
@@ -108,12 +110,20 @@ def _origins() -> list[str]:
     return [name.strip() for name in os.environ.get("ATLAS_APP_ORIGINS", "").split(",") if name.strip()]
 
 
+def _quiet(loop: asyncio.AbstractEventLoop, context: dict) -> None:
+    # A closed tab is no error: what was still to be sent to it is dropped.
+    if not isinstance(context.get("exception"), WebSocketClosedError | StreamClosedError):
+        loop.default_exception_handler(context)
+
+
 def main() -> None:
     """Serve until interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for noisy in ("httpx", "bokeh", "tornado.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    asyncio.set_event_loop(asyncio.new_event_loop())
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(_quiet)
+    asyncio.set_event_loop(loop)
     began = time.perf_counter()
     try:
         server = start()

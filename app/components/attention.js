@@ -6,8 +6,8 @@ export function render({ model, el }) {
   root.innerHTML = `<style>
     .attention { width: 100%; font-family: inherit; color: inherit; }
     .attention .two { display: flex; flex-wrap: wrap; gap: 24px; align-items: flex-start; }
-    .attention .seen { flex: 1 1 240px; min-width: 0; max-width: 100%; }
-    .attention .picture { position: relative; width: min(100%, 320px); aspect-ratio: 1; border-radius: 8px; overflow: hidden; }
+    .attention .seen { flex: 0 1 auto; min-width: 0; max-width: 100%; }
+    .attention .picture { position: relative; width: 320px; max-width: 100%; aspect-ratio: 1; border-radius: 8px; overflow: hidden; }
     .attention .picture img { width: 100%; height: 100%; display: block; filter: grayscale(.55); }
     .attention .cells { position: absolute; inset: 0; display: grid; }
     .attention button { all: unset; box-sizing: border-box; cursor: pointer; }

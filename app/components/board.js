@@ -10,7 +10,7 @@ export function render({ model, el }) {
     .board button:hover { background: color-mix(in srgb, currentColor 14%, transparent); }
     .board button:focus-visible, .board button.on { box-shadow: 0 0 0 2px currentColor; }
     .board .dot { border-radius: 50%; }
-    .board.compact .grid { gap: 2px; justify-content: stretch; } .board.compact button { width: 100%; height: 44px; border-radius: 4px; }
+    .board.compact .grid { gap: 2px; justify-content: stretch; align-items: stretch; aspect-ratio: 1; grid-auto-rows: minmax(0, 1fr); } .board.compact button { width: 100%; height: 100%; border-radius: 4px; }
     .board .wait { font-size: 13px; padding: 32px 16px; text-align: center; border-radius: 8px; background: color-mix(in srgb, currentColor 6%, transparent); min-height: 160px; display: grid; place-items: center; grid-column: 1 / -1; }
     .board .wait span { opacity: .76; }
   </style><div class="grid"></div>`;

@@ -9,7 +9,7 @@ export function render({ model, el }) {
     .findings article:target { box-shadow: inset 3px 0 0 #0f7c86; padding-left: 16px; }
     .findings h3 { margin: 0; font-size: 15px; font-weight: 700; line-height: 1.4; }
     .findings .line { font-size: 13px; line-height: 1.5; opacity: .8; margin-top: 4px; }
-    .findings .chips { display: flex; flex-wrap: wrap; gap: 6px; margin-top: 12px; }
+    .findings .chips { display: flex; flex-wrap: wrap; gap: 6px; margin: 12px 0 8px; }
     .findings .chip { font-size: 12px; padding: 2px 8px; border-radius: 10px; background: color-mix(in srgb, currentColor 8%, transparent); }
     .findings .chip.status { color: #fff; background: #5f6b76; } .findings .chip.holds { background: #237a3a; } .findings .chip.falls { background: #b35309; } .findings .chip.contradicted { background: #c92a2a; }
     .findings .value { font-size: 22px; font-weight: 700; font-variant-numeric: tabular-nums; } .findings .value small { font-size: 13px; font-weight: 400; opacity: .8; margin-left: 8px; }

@@ -43,7 +43,7 @@ export function render({ model, el }) {
   let handle, landed, from, big, small, layer;
   function draw() {
     svg.replaceChildren();
-    const colours = model.colours.length ? model.colours : ["#888888"];
+    const colours = model.colours.length ? model.colours : Array(72).fill("#b9c0c8");
     const n = colours.length;
     const track = make("g", { "stroke-width": 16, fill: "none", "stroke-linecap": "butt" }, svg);
     for (let i = 0; i < n; i++) {
@@ -66,7 +66,7 @@ export function render({ model, el }) {
     update();
   }
   function update() {
-    const colours = model.colours.length ? model.colours : ["#888888"];
+    const colours = model.colours.length ? model.colours : Array(72).fill("#b9c0c8");
     const [x, y] = place(t);
     handle.setAttribute("cx", x); handle.setAttribute("cy", y);
     handle.setAttribute("fill", model.steered || dragging ? colours[Math.floor(t * colours.length) % colours.length] : "transparent");
@@ -121,7 +121,8 @@ export function render({ model, el }) {
   };
   document.addEventListener("keydown", keys);
   model.on("remove", () => document.removeEventListener("keydown", keys));
-  model.on("t", () => { if (!dragging) { t = model.t; update(); } });
+  // Being sent somewhere is a message: a parameter would also carry back where the point itself was a moment ago.
+  model.on("msg:custom", (message) => { if (message.type === "go" && !dragging) { clearTimeout(settle); t = message.t; update(); } });
   model.on(["landed", "t_from", "steered", "label", "unit", "names"], update);
   model.on(["kind", "ticks", "colours"], draw);
   draw();

@@ -17,7 +17,7 @@ class ManifoldPad(JSComponent):
     """
 
     kind = param.Selector(default="ring", objects=["ring", "line"])
-    t = param.Number(default=0.0, doc="Where the point was sent.")
+    t = param.Number(default=0.0, doc="Where the point is; read when it is drawn first, moved with ``go``.")
     t_from = param.Number(default=None, allow_None=True, doc="Where the unsteered result lies; the hollow tick.")
     landed = param.Number(default=None, allow_None=True, doc="Where the result landed; the open circle.")
     ticks = param.List(default=[], doc="[t, label] pairs.")
@@ -36,6 +36,11 @@ class ManifoldPad(JSComponent):
                  **params) -> None:  # fmt: skip
         super().__init__(**params)
         self._on_move, self._on_home, self._on_arm = on_move, on_home, on_arm
+
+    def go(self, t: float) -> None:
+        """Put the point at ``t``; a drag that is under way goes on undisturbed."""
+        self.t = t
+        self._send_msg({"type": "go", "t": t})
 
     def _handle_msg(self, data: dict) -> None:
         if data.get("type") == "move" and self._on_move:

@@ -32,7 +32,8 @@ export function render({ model, el }) {
   }
   function fill() {
     input.min = model.start; input.max = model.end; input.step = model.step;
-    if (!held) input.value = model.value;
+    // While it has the focus it knows better: an echo of an older value would pull it back.
+    if (!held && el.getRootNode().activeElement !== input && root.getRootNode().activeElement !== input) input.value = model.value;
     root.querySelector("label").textContent = model.label; input.setAttribute("aria-label", model.label); look();
   }
   const send = (final) => {

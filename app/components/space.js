@@ -34,7 +34,7 @@ export function render({ model, el }) {
     if (canvas.width !== Math.round(w * dpr) || canvas.height !== Math.round(h * dpr)) { canvas.width = w * dpr; canvas.height = h * dpr; canvas.style.height = h + "px"; }
     const g = canvas.getContext("2d"), look = getComputedStyle(root), ink = look.color, family = look.fontFamily || "sans-serif";
     g.setTransform(dpr, 0, 0, dpr, 0, 0); g.clearRect(0, 0, w, h);
-    const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch), k = Math.min(w, h) * .74 * zoom / scale;
+    const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch), k = Math.min(w, h) * .84 * zoom / scale;
     const project = (x, y, z) => {
       x -= centre[0]; y -= centre[1]; z -= centre[2];
       const u = cy * x - sy * y, v = sy * x + cy * y;
@@ -46,7 +46,7 @@ export function render({ model, el }) {
       const end = [...centre]; end[a] += half * 1.2; const start = [...centre]; start[a] -= half * 1.1;
       const p = project(...start), q = project(...end);
       g.globalAlpha = .16; g.beginPath(); g.moveTo(p[0], p[1]); g.lineTo(q[0], q[1]); g.stroke();
-      if (Math.hypot(q[0] - p[0], q[1] - p[1]) > 24) { g.globalAlpha = .72; g.fillText(model.axes[a] || "", q[0], q[1] + (q[1] > p[1] ? 12 : -5)); }
+      if (Math.hypot(q[0] - p[0], q[1] - p[1]) > 1.5 * half * k) { g.globalAlpha = .72; g.fillText(model.axes[a] || "", q[0], q[1] + (q[1] > p[1] ? 12 : -5)); }
     }
     const n = xyz.length / 3;
     if (n) {

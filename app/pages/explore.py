@@ -63,7 +63,7 @@ class Explore:
             label="Firing rate, log₁₀", start=-5.0, end=0.0, step=0.25, value=(-5.0, 0.0), size="small", **wide
         )
         self.map = BlockMap(waiting="Waiting for the backend …", on_pick=self._at, height_px=380, **wide)
-        self.list = Picks(waiting="Waiting for the backend …", on_pick=self._open, height_px=260, **wide)
+        self.list = Picks(waiting="Waiting for the backend …", on_pick=self._open, height_px=420, **wide)
 
         self.title = markup(skeleton("Choose a block on the map or in the list.", height=320))
         self.cloud = SpaceView(

@@ -100,6 +100,12 @@ class Sinks:
         self.file.param.watch(lambda e: self._own(e.new), "value")
 
     def view(self) -> pmui.Page:
+        scatter = column(
+            quiet("Value ratio against stable rank: a silent sink is at the left, a broadcast right and low."),
+            self.scatter,
+            grow="1 1 240px",
+            gap=8,
+        )
         left = column(
             row(column(self.choice, grow="2 1 200px"), column(self.measure, grow="1 1 140px")),
             self.text,
@@ -110,15 +116,9 @@ class Sinks:
                 "Every head",
                 "Rows are layers, columns heads. Size is the measure, colour the label; arrows walk the board.",
             ),
-            self.heads,
-            self.legend,
+            columns(column(self.heads, self.legend, grow="0 1 auto"), scatter, gap=24),
             self.rule,
-            heading(
-                "Value ratio against stable rank",
-                "A silent sink stands at the left; a broadcast is to the right and low.",
-            ),
-            self.scatter,
-            grow="1 1 420px",
+            grow="1.2 1 480px",
         )
         self.body.objects = [
             column(self.seen_note, self.seen, gap=12),

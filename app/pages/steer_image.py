@@ -69,7 +69,7 @@ class SteerImage:
         self.note, self.safe, self.read = quiet(), quiet(), quiet()
         self.pad = ManifoldPad(on_move=self._move, on_home=self._home, on_arm=self._flip, **wide)
         self.canvas = FrameCanvas(on_painted=self._painted, waiting="Waiting for the backend …", **wide)
-        self.strip = FilmStrip(on_pick=lambda t: self._move(t, True), **wide)
+        self.strip = FilmStrip(on_pick=self._jump, **wide)
         self.save_png = pmui.FileDownload(label="Picture", filename="atlas.png", callback=self._png, **small)
         self.save_json = pmui.FileDownload(label="Record", filename="atlas-record.json", callback=self._json, **small)
         # Set afterwards: given at once it is normalised twice, which warns.
@@ -128,10 +128,15 @@ class SteerImage:
         if final:
             self._remember()
             self.strip.t = t
-            # Only here: the point follows the pointer by itself, and an echo of where it was would pull it back.
             self.pad.t = t
             self.state.t = round(t, 4)
         self._ask(t, preview=not final)
+
+    def _jump(self, t: float) -> None:
+        """To a stop of the film-strip."""
+        self._remember()
+        self._first = False
+        self._go(t)
 
     def _remember(self) -> None:
         self._history.append(self.state.t)
@@ -145,14 +150,17 @@ class SteerImage:
         self._first = False
         self.state.t = None
         landed = self.unsteered.landed if self.unsteered else None
-        self.pad.param.update(steered=False, landed=None, t=landed if landed is not None else self.pad.t)
+        self.pad.param.update(steered=False, landed=None)
+        if landed is not None:
+            self.pad.go(landed)
         self.strip.t = None
         self._ask(None, preview=False)
 
     def _go(self, t: float) -> None:
         """Put the point somewhere without a pointer."""
         self.state.t = round(t, 4)
-        self.pad.param.update(t=t, steered=True)
+        self.pad.steered = True
+        self.pad.go(t)
         self.strip.t = t
         self._ask(t, preview=False)
 
@@ -237,9 +245,10 @@ class SteerImage:
         self._forget()
         found = "Found without labels, by a featurizer." if info.origin == "blocks" else ""
         self.note.object = f'<div class="atlas-quiet">{info.description} {found}</div>'
-        at = {} if s.t is None else {"t": s.t}
         self.pad.param.update(**places.pad(info), colours=palette(info.kind), landed=None, t_from=None,
-                              steered=s.t is not None, **at)  # fmt: skip
+                              steered=s.t is not None)  # fmt: skip
+        if s.t is not None:
+            self.pad.go(s.t)
         self.strength.param.update(safe=info.strength_safe, end=max(2.0, 1.25 * info.strength_safe))
         stops = [i / STOPS for i in range(STOPS)]
         self.strip.param.update(stops=[[t, places.words(info, t), colour_at(t, info.kind)] for t in stops], t=s.t)
@@ -334,7 +343,7 @@ class SteerImage:
         if landed is not None:
             self.pad.t_from = landed
             if self.state.t is None and not steered:
-                self.pad.t = landed
+                self.pad.go(landed)
         for arm in header.arms:
             self._notes[arm.arm] = places.note(info, arm)
         read = arms["manifold"].read_back if "manifold" in arms else None

@@ -102,7 +102,9 @@ class SteerText:
         self._first = False
         self.state.t = None
         start = self._start()
-        self.pad.param.update(steered=False, landed=None, t=start if start is not None else self.pad.t)
+        self.pad.param.update(steered=False, landed=None)
+        if start is not None:
+            self.pad.go(start)
         self._ask(None, final=True)
 
     def _fresh(self, prompt: str) -> None:
@@ -136,7 +138,9 @@ class SteerText:
         self._loading = before
         self.strength.param.update(safe=info.strength_safe, end=max(2.0, 1.25 * info.strength_safe))
         self.pad.param.update(**places.pad(info), colours=palette(info.kind), landed=None, t_from=None,
-                              steered=s.t is not None, t=s.t if s.t is not None else self.pad.t)  # fmt: skip
+                              steered=s.t is not None)  # fmt: skip
+        if s.t is not None:
+            self.pad.go(s.t)
         colours = [colour_at(k.t, info.kind) for k in info.ticks]
         self.bars.param.update(labels=[k.label for k in info.ticks], colours=colours)
         self.shell.run(self._draw_curves(info))
@@ -223,7 +227,7 @@ class SteerText:
         if off and off.landed is not None:
             self.pad.t_from = off.landed
             if steered is None and self.state.t is None:
-                self.pad.t = off.landed
+                self.pad.go(off.landed)
         self.pad.landed = steered.landed if steered else None
         self.inside.cursors = answers.cursors(frame, "activation")
         self.outside.cursors = answers.cursors(frame, "behaviour")
@@ -234,7 +238,8 @@ class SteerText:
             self._first = False
             t = answers.start_from(info, off.landed, len(frame.labels))
             self.state.t = round(t, 4)
-            self.pad.param.update(t=t, steered=True)
+            self.pad.steered = True
+            self.pad.go(t)
             self._ask(t, final=True)
 
     async def _write(self, t: float | None, turn: int) -> None:

@@ -107,7 +107,7 @@ def radial(values: Sequence[float], colours: Sequence[str], *, title: str, size:
 
 def scatter(
     points: Sequence[tuple[float, float, str, str]], *, across: str, up: str, chosen: int | None = None,
-    width: float = 420, height: float = 230,
+    width: float = 300, height: float = 250,
 ) -> str:  # fmt: skip
     """Points ``(x, y, colour, tip)`` on linear axes from zero, with a hairline at 1 where that is in sight."""
     if not points:

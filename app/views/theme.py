@@ -47,6 +47,7 @@ _MUI = {
         "fontFamily": "Roboto, 'Helvetica Neue', Arial, sans-serif",
         "fontSize": 14,
         **{level: {"fontSize": "14px", "fontWeight": 700} for level in ("h1", "h2", "h3", "h4", "h5", "h6")},
+        "button": {"textTransform": "none", "fontSize": "13px", "whiteSpace": "nowrap"},
         "body1": {"fontSize": "14px"},
         "body2": {"fontSize": "13px"},
     },
