@@ -8,10 +8,11 @@ from app.views.theme import CSS
 
 STAGE = """
 :host { display: grid !important; gap: 16px 40px; align-items: start;
-  grid-template: "main side" auto "below side" 1fr / minmax(0, 2.1fr) minmax(320px, 1fr); }
+  height: max-content !important;
+  grid-template: "main side" max-content "below side" 1fr / minmax(0, 2.1fr) minmax(320px, 1fr); }
 .stage-main { grid-area: main; } .stage-side { grid-area: side; } .stage-below { grid-area: below; }
 @media (max-width: 900px) {
-  :host { grid-template: "main" auto "side" auto "below" auto / minmax(0, 1fr); } }
+  :host { grid-template: "main" max-content "side" max-content "below" max-content / minmax(0, 1fr); } }
 """
 
 

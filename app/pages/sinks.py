@@ -103,7 +103,7 @@ class Sinks:
         scatter = column(
             quiet("Value ratio against stable rank: a silent sink is at the left, a broadcast right and low."),
             self.scatter,
-            grow="1 1 240px",
+            grow="1 1 200px",
             gap=8,
         )
         left = column(
@@ -116,9 +116,9 @@ class Sinks:
                 "Every head",
                 "Rows are layers, columns heads. Size is the measure, colour the label; arrows walk the board.",
             ),
-            columns(column(self.heads, self.legend, grow="0 1 auto"), scatter, gap=24),
+            columns(column(self.heads, self.legend, grow="0 0 290px"), scatter, gap=24),
             self.rule,
-            grow="1.2 1 480px",
+            grow="1.2 1 500px",
         )
         self.body.objects = [
             column(self.seen_note, self.seen, gap=12),
