@@ -92,7 +92,7 @@ Images, Factors = np.ndarray, dict[str, np.ndarray]
 
 def scenes(split: str, n: int, *, seed: int = 0) -> tuple[Images, Factors]:
     """``n`` scenes of a rendered split, drawn without replacement and kept in order."""
-    images, factors = tabletop.load_rendered(tabletop.dataset_folder(split))
+    images, factors = tabletop.rendered(split)
     rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:n])
     return np.asarray(images[rows]), {k: np.asarray(v)[rows] for k, v in factors.items()}
 

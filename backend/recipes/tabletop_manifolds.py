@@ -42,7 +42,7 @@ from backend.steering.image import ImageSteerer
 from backend.steering.plan import Together
 from backend.wire.canvas import ImageRequest, Steer
 from backend.wire.capabilities import ManifoldInfo, Tick
-from backend.worlds.tabletop import dataset_folder, load_rendered
+from backend.worlds.tabletop import rendered
 
 TIMES = (259, 499, 759, 999)
 """Training timesteps of the four few-step samples: one curve for each."""
@@ -69,7 +69,7 @@ FACTORS = {
 
 def scenes(n: int, *, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """``n`` scenes of the train split, drawn without replacement."""
-    images, factors = load_rendered(dataset_folder("train"))
+    images, factors = rendered("train")
     rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:n])
     return images[rows], {k: v[rows] for k, v in factors.items()}
 
@@ -183,8 +183,8 @@ def errors(steerer: ImageSteerer, name: str, *, prompts: Sequence[str], seeds: S
         for p in prompts for s in seeds for t in targets
     ]  # fmt: skip
     found: dict[str, list[float]] = {}
-    for request, rendered in zip(requests, render_many(steerer, requests, progress=progress), strict=True):
-        for picture in rendered.pictures:
+    for request, done in zip(requests, render_many(steerer, requests, progress=progress), strict=True):
+        for picture in done.pictures:
             back = picture.read_back
             gap = circular_gap(torch.tensor(back.landed * 2 * math.pi), torch.tensor(request.steer[0].t * 2 * math.pi))
             found.setdefault(picture.arm, []).append(math.degrees(float(gap)))

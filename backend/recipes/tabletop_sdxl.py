@@ -32,7 +32,7 @@ from backend.models.reader import FactorReader, frechet_distance
 from backend.recipes import loop
 from backend.recipes.muon import Muon
 from backend.recipes.tabletop_vae import encode, to_model
-from backend.worlds.tabletop import SHAPES, dataset_folder, load_rendered
+from backend.worlds.tabletop import SHAPES, rendered
 from backend.worlds.tabletop_captions import HUE_NAMES, caption, hue_of_name
 
 NAME = "tabletop-sdxl"
@@ -106,7 +106,7 @@ def train(out: Path, *, vae: Path, seed: int = 0, steps: int = STEPS, device: to
     device = device or pick_device()
     torch.manual_seed(seed)
     pipe = build(vae, seed=seed)
-    images, factors = load_rendered(dataset_folder("train"))
+    images, factors = rendered("train")
     x = latents(pipe.vae.to(device), images, loop.work_dir(NAME), device=device)
     texts = captions(factors, n=3, seed=seed)
     ids = tokenise(pipe, [t for row in texts for t in row]).view(len(texts), 3, -1)
@@ -203,7 +203,7 @@ def judge(pictures: torch.Tensor, asked: list[tuple[str, int, float]], reader: F
     with torch.inference_mode():
         read = [reader.read(p) for p in pictures.split(64)]
         features = torch.cat([reader.features(p) for p in pictures.split(64)])
-        real, _ = load_rendered(dataset_folder("test"))
+        real, _ = rendered("test")
         n = min(len(pictures), len(real) // 2)
         sets = []
         for rows in (slice(0, n), slice(n, 2 * n)):

@@ -36,7 +36,7 @@ from backend.recipes.tabletop_sdxl import (
     prompts,
     tokenise,
 )  # fmt: skip
-from backend.worlds.tabletop import dataset_folder, load_rendered
+from backend.worlds.tabletop import rendered
 
 NAME = "tabletop-sdxl-lcm"
 STEPS = 600
@@ -62,7 +62,7 @@ def train(out: Path, *, teacher: Path, seed: int = 0, steps: int = STEPS, device
     device = device or pick_device()
     torch.manual_seed(seed)
     pipe = load(teacher)
-    images, factors = load_rendered(dataset_folder("train"))
+    images, factors = rendered("train")
     x = latents(pipe.vae, images, loop.work_dir("tabletop-sdxl"), device=device)
     texts = captions(factors, n=1, seed=seed + 1)
     ids = tokenise(pipe, [row[0] for row in texts])

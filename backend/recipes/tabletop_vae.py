@@ -31,7 +31,7 @@ from torch.nn import functional
 from backend.core.device import autocast, pick_device
 from backend.core.settings import assets_dir
 from backend.recipes import loop
-from backend.worlds.tabletop import dataset_folder, load_rendered
+from backend.worlds.tabletop import rendered
 
 NAME = "tabletop-vae"
 STEPS = 1500
@@ -117,7 +117,7 @@ def train(out: Path, *, seed: int = 0, steps: int = STEPS, device: torch.device 
     ema = AutoencoderTiny(**config()).to(device)
     ema.load_state_dict(vae.state_dict())
     optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0)
-    images, _ = load_rendered(dataset_folder("train"))
+    images, _ = rendered("train")
     at = int(WHITEN_AT * steps)
 
     def batch(rows: torch.Tensor) -> torch.Tensor:
@@ -157,7 +157,7 @@ def evaluate(folder: Path, *, n: int = 500, device: torch.device | None = None) 
     """PSNR on held-out renders: ``{"psnr_db", "psnr_db_each", "n"}``; controls are the mean picture and a blur."""
     device = device or pick_device()
     vae = AutoencoderTiny.from_pretrained(folder).to(device).eval()
-    images, _ = load_rendered(dataset_folder("test"))
+    images, _ = rendered("test")
     x = to_model(torch.from_numpy(np.array(images[:n])))
     each = torch.cat(
         [psnr(vae.decode(vae.encode(c.to(device)).latents).sample.clamp(-1, 1).float().cpu(), c) for c in x.split(16)]
