@@ -44,7 +44,7 @@ class Pad:
     def point(self, t: float) -> tuple[float, float]:
         unit, box = self.box["width"] / 420, self.box
         if not self.ring:
-            return box["x"] + (36 + 348 * t) * unit, box["y"] + 170 * unit
+            return box["x"] + (36 + 348 * t) * unit, box["y"] + (170 - 70) * unit
         a = 2 * math.pi * t
         return box["x"] + (210 + 118 * math.cos(a)) * unit, box["y"] + (170 - 118 * math.sin(a)) * unit
 
@@ -142,9 +142,10 @@ def test_a_block_is_found_opened_and_kept_in_the_address(tab):
         "() => { const f = (r) => { for (const e of r.querySelectorAll('*')) { if (e.matches('.search .found')) return e; if (e.shadowRoot) { const x = f(e.shadowRoot); if (x) return x; } } }; const t = f(document).textContent; const [a, b] = t.split(' of ').map(Number); return b > 0 && a < b; }"  # noqa: E501
     )
     page.keyboard.press("Escape")
-    second = page.locator(".picks button").nth(1)
-    key = second.get_attribute("data-key")
-    second.click()
+    page.wait_for_timeout(800)  # the list follows the count
+    key = page.locator(".picks button").nth(1).get_attribute("data-key")
+    # By its key, not by its place: the list may be drawn once more in between.
+    page.locator(f".picks button[data-key='{key}']").click()
     page.wait_for_function("key => new URLSearchParams(location.search).get('block') === key", arg=key)
     page.wait_for_selector(f"h1:has-text('Block {key}')")
     assert tab.errors == []
