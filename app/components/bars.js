@@ -11,7 +11,7 @@ export function render({ model, el }) {
     .bars .col { flex: 1; min-width: 0; display: flex; flex-direction: column; justify-content: flex-end; align-items: center; height: 100%; }
     .bars .bar { width: 100%; border-radius: 3px 3px 0 0; min-height: 1px; }
     .bars .value { font-size: 11px; font-variant-numeric: tabular-nums; opacity: .85; white-space: nowrap; }
-    .bars .names { display: flex; gap: 2px; } .bars .names span { flex: 1; min-width: 0; text-align: center; font-size: 11px; overflow: hidden; white-space: nowrap; }
+    .bars .names { display: flex; gap: 2px; } .bars .names span { flex: 1; min-width: 0; text-align: center; font-size: 11px; overflow: hidden; white-space: nowrap; } .bars .many .names { gap: 0; } .bars .many .plot { gap: 0; } .bars .many .names span { overflow: visible; width: 0; display: flex; justify-content: center; }
     .bars .note { font-size: 12px; opacity: .74; margin-top: 4px; }
     .bars .wait { font-size: 13px; opacity: .74; padding: 48px 0; text-align: center; }
     @media (prefers-reduced-motion: no-preference) { .bars .bar { transition: height .1s linear; } }
@@ -25,13 +25,13 @@ export function render({ model, el }) {
     for (const a of model.arms) {
       let node = kept.get(a.arm);
       if (!node) {
-        node = document.createElement("div"); node.dataset.arm = a.arm; node.dataset.n = names.length;
+        node = document.createElement("div"); node.classList.toggle("many", many); node.dataset.arm = a.arm; node.dataset.n = names.length;
         node.innerHTML = `<h4><i></i><span></span></h4><div class="plot"></div><div class="names"></div><div class="note"></div>`;
         const plot = node.querySelector(".plot"), line = node.querySelector(".names");
         names.forEach((name, i) => {
           const col = document.createElement("div"); col.className = "col";
           col.innerHTML = `<div class="value"></div><div class="bar"></div>`; plot.appendChild(col);
-          const s = document.createElement("span"); s.textContent = many && i % 10 && i < names.length - 1 ? "" : i === names.length - 1 ? name : name.trim().slice(0, many ? 5 : 3); s.title = name; line.appendChild(s);
+          const s = document.createElement("span"); s.textContent = many && (i % 10 || i > names.length - 6) ? "" : i === names.length - 1 ? name : name.trim().slice(0, many ? 5 : 3); s.title = name; line.appendChild(s);
         });
         kept.set(a.arm, node);
       }

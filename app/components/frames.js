@@ -29,7 +29,7 @@ export function render({ model, el }) {
     .frames .legend i { display: inline-block; width: 8px; height: 8px; border-radius: 2px; margin-right: 4px; }
     .frames.stale canvas { opacity: .35; } .frames .blank canvas { opacity: .12; }
     @media (prefers-reduced-motion: no-preference) {
-      .frames .empty .box { animation: pulse 1.4s ease-in-out infinite alternate; }
+      .frames.waits .empty .box { animation: pulse 1.4s ease-in-out infinite alternate; }
       @keyframes pulse { from { opacity: 1 } to { opacity: .55 } } }
   </style><div class="row"></div><div class="bar" hidden></div><div class="legend"></div>`;
   const row = root.querySelector(".row"), bar = root.querySelector(".bar"), legend = root.querySelector(".legend");
@@ -37,6 +37,7 @@ export function render({ model, el }) {
   const panes = new Map();
 
   function layout() {
+    root.classList.toggle("waits", model.waiting.endsWith("…"));
     const wanted = model.panes.map((p) => p.arm);
     for (const [arm, pane] of panes) if (!wanted.includes(arm)) { pane.figure.remove(); panes.delete(arm); }
     for (const p of model.panes) {

@@ -43,11 +43,12 @@ export function render({ model, el }) {
   let handle, landed, from, big, small, layer;
   function draw() {
     svg.replaceChildren();
+    svg.setAttribute("viewBox", ring() ? `0 0 ${W} 340` : `0 70 ${W} 190`);
     const colours = model.colours.length ? model.colours : Array(72).fill("#b9c0c8");
     const n = colours.length;
     const track = make("g", { "stroke-width": 16, fill: "none", "stroke-linecap": "butt" }, svg);
     for (let i = 0; i < n; i++) {
-      const [x0, y0] = place(i / n), [x1, y1] = place((i + 1.08) / n);
+      const [x0, y0] = place(i / n), [x1, y1] = place((i + 1.5) / n);
       const d = ring() ? `M${x0} ${y0} A${R} ${R} 0 0 0 ${x1} ${y1}` : `M${x0} ${y0} L${Math.min(x1, 384)} ${y1}`;
       make("path", { d, stroke: colours[i] }, track);
     }

@@ -7,7 +7,7 @@ export function render({ model, el }) {
     .turn canvas { width: 100%; height: 100%; display: block; touch-action: pan-y; }
     .turn .wait { position: absolute; inset: 0; display: grid; place-items: center; padding: 16px; text-align: center; font-size: 13px; border-radius: 8px; background: color-mix(in srgb, currentColor 6%, transparent); }
     .turn .wait span { opacity: .76; }
-    @media (prefers-reduced-motion: no-preference) { .turn .wait { animation: wait 1.4s ease-in-out infinite alternate; } @keyframes wait { from { opacity: 1 } to { opacity: .6 } } }
+    @media (prefers-reduced-motion: no-preference) { .turn .wait.waits { animation: wait 1.4s ease-in-out infinite alternate; } @keyframes wait { from { opacity: 1 } to { opacity: .6 } } }
   </style><canvas role="img"></canvas><div class="wait"><span></span></div>`;
   const canvas = root.querySelector("canvas"), wait = root.querySelector(".wait");
   const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -58,7 +58,7 @@ export function render({ model, el }) {
     held = true; phase = ((Math.atan2(b.top + b.height / 2 - e.clientY, e.clientX - b.left - b.width / 2) / (2 * Math.PI)) % 1 + 1) % 1; draw();
   });
   canvas.addEventListener("pointerleave", () => { held = false; });
-  const words = () => { wait.querySelector("span").textContent = model.waiting; canvas.setAttribute("aria-label", model.caption); };
+  const words = () => { wait.classList.toggle("waits", model.waiting.endsWith("…")); wait.querySelector("span").textContent = model.waiting; canvas.setAttribute("aria-label", model.caption); };
   new ResizeObserver(draw).observe(root);
   model.on("frame", load); model.on(["waiting", "caption"], words); model.on("colours", draw);
   model.on("remove", () => { alive = false; });

@@ -149,7 +149,7 @@ class Catalogue:
         parts += [f'<div class="atlas-quiet">Skipped: {views.escape(s)}</div>' for s in shelf.skipped]
         return (
             "".join(parts)
-            or '<div class="atlas-quiet">Nothing is installed yet. See what can be: manifold-atlas train --list</div>'
+            or '<div class="atlas-quiet">Nothing is installed yet. See what can be: manifold-atlas train</div>'
         )
 
     async def _run(self, request: JobRequest) -> None:

@@ -12,7 +12,7 @@ import param
 
 from app.components import BlockMap, Examples, Picks, SearchBox, SpaceView
 from app.pages.address import bind
-from app.pages.layout import column, columns, heading, markup, row
+from app.pages.layout import NONE, column, columns, heading, markup, row
 from app.pages.shell import Shell
 from app.views import blocks as views
 from app.views.theme import palette, skeleton
@@ -50,7 +50,7 @@ class Explore:
         self._turn, self._loading = 0, True
 
         s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
-        self.choice = pmui.Select(label="Featurizer", options={}, size="small", **wide)
+        self.choice = pmui.Select(label="Featurizer", options=NONE, size="small", **wide)
         self.search = SearchBox(
             placeholder="Search blocks", value=s.query, on_search=lambda w: self._filter(query=w), **wide
         )
@@ -78,7 +78,7 @@ class Explore:
         self.neighbours = Picks(waiting="No block fires together with it.", on_pick=self._open, height_px=150, **wide)
         self.body = column(visible=False, gap=24)
 
-        self.choice.param.watch(lambda e: self._choose(e.new), "value")
+        self.choice.param.watch(lambda e: self._loading or self._choose(e.new), "value")
         self.topology.param.watch(lambda e: self._filter(topology=e.new or ""), "value")
         self.factor.param.watch(lambda e: self._filter(factor=e.new or ""), "value")
         self.rank.param.watch(lambda e: self._filter(rank=e.new), "value_throttled")
@@ -203,12 +203,12 @@ class Explore:
 
         def fill() -> None:
             self._loading = True
-            self.choice.options = {f.title: f.name for f in self.featurizers.values()}
-            self.choice.value = name or None
+            self.choice.options = {f.title: f.name for f in self.featurizers.values()} or NONE
+            self.choice.value = name
             if not name:
-                told = "No featurizer is installed. Train one with: manifold-atlas train --list"
+                told = "No featurizer is installed. Train one with: manifold-atlas train"
                 self.map.waiting = self.list.waiting = told
-                self.title.object = skeleton(told, height=320)
+                self.title.object = skeleton(told, height=320, waiting=False)
             self._loading = False
 
         self.shell.show(fill)

@@ -216,7 +216,7 @@ class Home:
             said = '<a class="atlas-link" href="/catalogue">Findings</a>'
         models = (
             ", ".join(f"{m.title} ({number(m.n_parameters / 1e6, digits=2)} M)" for m in caps.models)
-            or "none yet: manifold-atlas train --list"
+            or "none yet: manifold-atlas train"
         )
         blocks = (
             ", ".join(

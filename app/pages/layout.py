@@ -6,6 +6,9 @@ import panel as pn
 
 from app.views.theme import CSS
 
+NONE = {"none installed": ""}
+"""What a choice offers where there is nothing to choose."""
+
 STAGE = """
 :host { display: grid !important; gap: 16px 40px; align-items: start;
   height: max-content !important;

@@ -192,7 +192,7 @@ class Shell:
             try:
                 health = await self.client.health()
                 trip = 1000 * (time.perf_counter() - began)
-                text, state = f"{health.device} {trip:.0f} ms", health.status
+                text, state = f"{health.device.partition(',')[0]} {trip:.0f} ms", health.status
                 if not self._up and state != "starting":
                     self.capabilities = await self.client.capabilities()
                     self._up = True

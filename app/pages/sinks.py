@@ -11,7 +11,7 @@ from app.client.backend import BackendError
 from app.client.latest import LatestWins
 from app.components import AttentionView, Examples, HeadBoard
 from app.pages.address import bind
-from app.pages.layout import column, columns, heading, markup, quiet, row
+from app.pages.layout import NONE, column, columns, heading, markup, quiet, row
 from app.pages.shell import Shell
 from app.views import heads
 from app.views.theme import skeleton
@@ -59,7 +59,7 @@ class Sinks:
         s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
         if s.measure not in heads.MEASURES:
             s.measure = "strength"
-        self.choice = pmui.Select(label="Model", options={}, size="small", **wide)
+        self.choice = pmui.Select(label="Model", options=NONE, size="small", **wide)
         self.measure = pmui.Select(
             label="Size of a dot",
             options={v[0]: k for k, v in heads.MEASURES.items()},
@@ -93,7 +93,7 @@ class Sinks:
         self.timing = quiet()
         self.body = column(visible=False, gap=24)
 
-        self.choice.param.watch(lambda e: self._choose(e.new), "value")
+        self.choice.param.watch(lambda e: self._loading or self._choose(e.new), "value")
         self.measure.param.watch(lambda e: self._resize(e.new), "value")
         self.text.param.watch(lambda e: self._words(e.new), "value")
         self.lines.param.watch(lambda e: self._line(e.new), "value")
@@ -247,11 +247,11 @@ class Sinks:
         def fill() -> None:
             self._loading = True
             ordered = sorted(self.models.values(), key=lambda m: m.kind != "vision")
-            self.choice.options = {m.title: m.name for m in ordered}
+            self.choice.options = {m.title: m.name for m in ordered} or NONE
             if not ordered:
                 told = "No model with attention heads is installed. Make one with: manifold-atlas train tabletop-dino"
                 self.heads.waiting = told
-                self.title.object = skeleton(told, height=320)
+                self.title.object = skeleton(told, height=320, waiting=False)
                 self._loading = False
                 return
             if self.state.model not in self.models:

@@ -13,7 +13,7 @@ from app.client.latest import LatestWins
 from app.components import FilmStrip, FrameCanvas, ManifoldPad, SteerSlider
 from app.pages.address import bind
 from app.pages.image_request import EXAMPLES, STOPS, ImageRequests, State
-from app.pages.layout import column, heading, quiet, row, stage
+from app.pages.layout import NONE, column, heading, quiet, row, stage
 from app.pages.shell import Shell
 from app.views import export, places
 from app.views.theme import ARMS, colour_at, palette
@@ -53,7 +53,7 @@ class SteerImage:
         )  # fmt: skip
         self.seed = pmui.IntInput(label="Seed", value=s.seed, start=0, end=2**31 - 1, width=120, **small)
         self.dice = pmui.IconButton(icon="casino", description="Another seed", **small)
-        self.choice = pmui.Select(label="Manifold", options={}, size="small", **wide)
+        self.choice = pmui.Select(label="Manifold", options=NONE, size="small", **wide)
         self.strength = SteerSlider(label="Strength", value=self.requests.strength, on_slide=self._stronger, **wide)
         self.window = pmui.RangeSlider(label="Share of the steps that are steered", start=0.0, end=1.0, step=0.05,
                                        value=(s.start, s.stop), size="small", **wide)  # fmt: skip
@@ -82,7 +82,7 @@ class SteerImage:
         self.seed.param.watch(lambda e: e.new is not None and self._fresh(seed=e.new), "value")
         self.dice.on_click(lambda _e: setattr(self.seed, "value", int(time.time_ns() // 1000 % 100_000)))
         self.steps.param.watch(lambda e: self._fresh(steps=e.new), "value")
-        self.choice.param.watch(lambda e: self._choose(e.new), "value")
+        self.choice.param.watch(lambda e: self._loading or self._choose(e.new), "value")
         self.also.param.watch(lambda e: self._join(e.new or ""), "value")
         self.window.param.watch(lambda e: self._again(start=e.new[0], stop=e.new[1]), "value_throttled")
         self.arms.param.watch(lambda e: self._toggle(e.new), "value")
@@ -283,17 +283,17 @@ class SteerImage:
             self.canvas.waiting = "Denoising …"
             prompts = [s.prompt, *EXAMPLES, *(p for m in models.values() for p in m.prompts)]
             self.prompt.options = list(dict.fromkeys(prompts))
-            self.choice.options = {m.title: m.name for m in known.values()}
+            start = known.get(s.manifold) or places.first(known.values())
+            self.choice.options = {m.title: m.name for m in known.values()} or NONE
             if not known:
                 self.note.object = (
                     '<div class="atlas-quiet">No manifold is fitted for this model yet. '
                     "Run: manifold-atlas study light-ring</div>"
                 )
-            start = known.get(s.manifold) or places.first(known.values())
             name = start.name if start else ""
             if s.strength is None and name:
                 s.strength = self.strength.value = known[name].strength_default
-            self.choice.value = name or None
+            s.manifold = self.choice.value = name
             self._loading = False
             if name:
                 self._choose(name)

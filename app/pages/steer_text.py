@@ -14,7 +14,7 @@ from app.client.backend import BackendError
 from app.client.latest import LatestWins
 from app.components import DistributionBars, ManifoldPad, SpaceView, SteerSlider
 from app.pages.address import bind
-from app.pages.layout import column, columns, heading, markup, quiet, stage
+from app.pages.layout import NONE, column, columns, heading, markup, quiet, stage
 from app.pages.shell import Shell
 from app.views import answers, places
 from app.views.paths import path_panels
@@ -53,7 +53,7 @@ class SteerText:
         wide = {"sizing_mode": "stretch_width", "margin": 0}
         self.prompt = pmui.TextAreaInput(label="Prompt", value=s.prompt, rows=2, max_length=2000, size="small", **wide)
         self.examples = pmui.Select(label="Example prompts", options=[], size="small", **wide)
-        self.choice = pmui.Select(label="Manifold", options={}, size="small", **wide)
+        self.choice = pmui.Select(label="Manifold", options=NONE, size="small", **wide)
         self.strength = SteerSlider(label="Strength", value=s.strength, on_slide=self._stronger, **wide)
         self.note, self.read, self.timing, self.path = quiet(), quiet(), quiet(), markup()
         self.pad = ManifoldPad(on_move=self._move, on_home=self._home, **wide)
@@ -64,7 +64,7 @@ class SteerText:
 
         self.prompt.param.watch(lambda e: self._fresh(e.new), "value")
         self.examples.param.watch(lambda e: e.new and setattr(self.prompt, "value", e.new), "value")
-        self.choice.param.watch(lambda e: self._choose(e.new), "value")
+        self.choice.param.watch(lambda e: self._loading or self._choose(e.new), "value")
 
     def view(self) -> pmui.Page:
         inside = heading("Activations", "Residuals at the site on three principal axes; the curve is the manifold.")
@@ -164,8 +164,8 @@ class SteerText:
                 self.bars.waiting = f"No {lacks}. Make it with: manifold-atlas train {name}"
                 return
             self.bars.waiting = "Asking the model …"
-            self.choice.options = {m.title: m.name for m in known.values()}
             start = known.get(self.state.manifold) or places.first(known.values())
+            self.choice.options = {m.title: m.name for m in known.values()}
             self.choice.value = name = start.name
             if self.state.prompt:
                 self.prompt.value = self.state.prompt

@@ -67,9 +67,10 @@ def bars(
     if not values:
         return ""
     top, n = max(max(values), 1e-12), len(values)
-    named = names is not None and n <= 14
-    left, right, base = 36.0, width - 4, height - (18 if named else 8)
+    left, right = 36.0, width - 4
     step = (right - left) / n
+    named = names is not None and max(len(name) for name in names) * 6.2 < step
+    base = height - (18 if named else 8)
     parts = [_line(left, base, right, base, opacity=0.35), _text(left - 6, 16, number(top, digits=2), anchor="end"),
              _text(left - 6, base, "0", anchor="end")]  # fmt: skip
     for i, value in enumerate(values):

@@ -81,7 +81,7 @@ def entry(finding: Finding) -> dict:
     lines = [
         f"Controls: {controls}." if controls else "",
         f"Published: {f.published}." if f.published else "",
-        f"Aim: {f.aim}." if f.aim else "",
+        f"Aim: {plain(f.aim)}." if f.aim else "",
         f"Mind: {f.caveat}" if f.caveat else "",
     ]  # fmt: skip
     seed = re.search(r"--seed[ =](\d+)", f.command)
@@ -109,13 +109,20 @@ def tally(findings: Sequence[Finding]) -> str:
 
 def card(entry_: Card) -> str:
     """One card with its facts and its gates: what was aimed at and what was reached."""
-    known = [(_said(value), name) for name, value in list(entry_.facts.items())[:6]]
-    gates = "".join(_gate(g) for g in entry_.gates)
+    numbers = [(_said(v), _named(k)) for k, v in entry_.facts.items() if isinstance(v, int | float)][:6]
+    words = [(_named(k), str(v)) for k, v in entry_.facts.items() if isinstance(v, str)][:4]
+    lines = "".join(f'<div class="atlas-line"><span>{escape(k)}</span><span>{escape(v)}</span></div>' for k, v in words)
+    name = f"{entry_.name} · " if entry_.name != entry_.title else ""
+    summary = entry_.summary.replace("*", "").replace("`", "")
     return (
         f'<article class="atlas-card" id="card-{escape(entry_.name)}"><h3>{escape(entry_.title)}</h3> '
-        f'<span class="atlas-quiet">{escape(entry_.name)} · {escape(entry_.licence)}</span>'
-        f"<p>{escape(entry_.summary)}</p>{facts(known) if known else ''}{gates}</article>"
+        f'<span class="atlas-quiet">{escape(name + entry_.licence)}</span><p>{escape(summary)}</p>'
+        f"{facts(numbers) if numbers else ''}{lines}{''.join(_gate(g) for g in entry_.gates)}</article>"
     )
+
+
+def _named(key: str) -> str:
+    return key.removeprefix("n_").replace("_", " ")
 
 
 def _said(value: object) -> str:
@@ -125,8 +132,15 @@ def _said(value: object) -> str:
 
 
 def _gate(gate: dict) -> str:
-    passed = bool(gate.get("passed"))
-    mark = f'<b aria-label="{"reached" if passed else "not reached"}">{"✓" if passed else "✗"}</b>'
-    told = f"{escape(str(gate.get('name', '')))}: <b>{escape(_said(gate.get('value')))}</b>"
-    aim = f" <small>(aim {escape(_said(gate.get('aim')))})</small>"
-    return f'<div class="atlas-gate{" passed" if passed else ""}">{mark}<span>{told}{aim}</span></div>'
+    passed, value, aim = gate.get("passed"), gate.get("value"), gate.get("aim")
+    sign, words = {True: ("✓", "reached"), False: ("✗", "not reached")}.get(passed, ("·", "not judged"))
+    told = escape(_named(str(gate.get("name", ""))))
+    told += f": <b>{escape(_said(value))}</b>" if value is not None else ""
+    told += f" <small>(aim {escape(plain(_said(aim)))})</small>" if aim not in (None, "") else ""
+    cls = "atlas-gate passed" if passed else "atlas-gate"
+    return f'<div class="{cls}"><b aria-label="{words}">{sign}</b><span>{told}</span></div>'
+
+
+def plain(aim: str) -> str:
+    """An aim in words: ``>= 0.9`` is "at least 0.9"."""
+    return aim.replace(">=", "at least").replace("<=", "at most").replace(">", "above").replace("<", "below")

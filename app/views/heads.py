@@ -107,7 +107,7 @@ def facts(detail: HeadDetail) -> str:
     h = detail.summary
     told = [
         (f"{100 * h.strength:.1f} %", "strength"), (f"{100 * h.event:.0f} %", "queries at ≥ ½"),
-        (f"{h.value_ratio:.2f}", "value ratio"), (f"{h.value_ratio_raw:.2f}", "before projection"),
+        (f"{h.value_ratio:.2f}", "value ratio"),
         (f"{h.stable_rank:.2f}", "stable rank"), (f"{100 * h.rank1_energy:.0f} %", "rank-1 share"),
         (h.label, "by observation"), *([(detail.causal_label, "by exchange")] if detail.causal_label else []),
     ]  # fmt: skip

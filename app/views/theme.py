@@ -106,6 +106,7 @@ def meter(name: str, share: float, told: str, colour: str = ACCENT) -> str:
     return f'<div class="atlas-meter"><span>{escape(name)}</span>{bar}<span>{escape(told)}</span></div>'
 
 
-def skeleton(awaited: str, *, height: int = 160) -> str:
-    """A grey place of the right size that names what is awaited."""
-    return f'<div class="atlas-skeleton" style="min-height:{height}px" aria-busy="true"><span>{awaited}</span></div>'
+def skeleton(awaited: str, *, height: int = 160, waiting: bool = True) -> str:
+    """A grey place of the right size that names what is awaited, or, with ``waiting=False``, what to do next."""
+    cls, busy = ("atlas-skeleton waits", "true") if waiting else ("atlas-skeleton", "false")
+    return f'<div class="{cls}" style="min-height:{height}px" aria-busy="{busy}"><span>{awaited}</span></div>'
