@@ -18,14 +18,23 @@ from torch import Tensor, nn
 
 
 def orthogonalise(matrix: Tensor, *, steps: int = 5) -> Tensor:
-    """About the nearest semi-orthogonal matrix to ``matrix (m, n)``: singular values move into [0.7, 1.2]."""
+    """About the nearest semi-orthogonal matrix to each ``matrix (..., m, n)``: singular values move into [0.7, 1.2]."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / x.norm().clamp_min(1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    # Each step multiplies x from the left by a polynomial of its Gram matrix, and that Gram matrix changes by the same
+    # polynomial: so all steps run on the small square side, and the long side is touched twice instead of ten times.
+    gram = x @ x.mT
+    whole = None
+    for step in range(steps):
+        poly = b * gram + c * gram @ gram
+        poly.diagonal(dim1=-2, dim2=-1).add_(a)
+        whole = poly if whole is None else poly @ whole
+        if step < steps - 1:
+            gram = poly @ gram @ poly
+    x = whole @ x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -40,23 +49,30 @@ class Muon(torch.optim.Optimizer):
         """One update from the gradients that are there."""
         for group in self.param_groups:
             lr, decay = group["lr"], group["weight_decay"]
+            alike: dict[torch.Size, list[nn.Parameter]] = {}
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                state = self.state[p]
                 p.mul_(1 - lr * decay)
                 if p.ndim >= 2:
-                    self._matrix(p, state, lr, group["momentum"])
+                    alike.setdefault(p.flatten(1).shape, []).append(p)
                 else:
-                    self._vector(p, state, lr, group["betas"])
+                    self._vector(p, self.state[p], lr, group["betas"])
+            for matrices in alike.values():
+                self._matrices(matrices, lr, group["momentum"])
 
-    @staticmethod
-    def _matrix(p: Tensor, state: dict, lr: float, beta: float) -> None:
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(p)
-        m = state["momentum"].mul_(beta).add_(p.grad)
-        update = orthogonalise((p.grad + beta * m).flatten(1))
-        p.sub_(update.view_as(p), alpha=lr * 0.2 * max(update.shape) ** 0.5)
+    def _matrices(self, alike: list[nn.Parameter], lr: float, beta: float) -> None:
+        """Matrices of one shape in one batched product: a small network has a hundred, and calls cost more than sums."""
+        updates = []
+        for p in alike:
+            state = self.state[p]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(p)
+            m = state["momentum"].mul_(beta).add_(p.grad)
+            updates.append(torch.add(p.grad, m, alpha=beta).flatten(1))
+        done = orthogonalise(torch.stack(updates))
+        for p, update in zip(alike, done, strict=True):
+            p.sub_(update.reshape(p.shape), alpha=lr * 0.2 * max(update.shape) ** 0.5)
 
     @staticmethod
     def _vector(p: Tensor, state: dict, lr: float, betas: tuple[float, float]) -> None:

@@ -36,7 +36,7 @@ from backend.worlds.tabletop import SHAPES, rendered
 from backend.worlds.tabletop_captions import HUE_NAMES, caption, hue_of_name
 
 NAME = "tabletop-sdxl"
-STEPS = 6000
+STEPS = 5500
 BATCH = 32
 PEAK = 2e-3
 WIDTHS = (32, 64, 128)
