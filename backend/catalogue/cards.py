@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backend.wire.findings import Card
 
-_TAKEN = {"name", "kind", "title", "summary", "licence", "license", "gates", "gate", "quality", "markdown", "facts"}
+_TAKEN = {"name", "kind", "title", "summary", "licence", "license", "gates", "quality", "markdown", "facts"}
 
 
 def read_card(path: Path, *, kind: str) -> Card | None:
@@ -35,7 +35,7 @@ def read_card(path: Path, *, kind: str) -> Card | None:
         title=str(raw.get("title") or name),
         summary=str(said or _first_paragraph(markdown) or raw.get("task") or ""),
         facts=raw.get("facts") or {k: v for k, v in raw.items() if k not in _TAKEN and _is_single(v)},
-        gates=_gates(raw),
+        gates=[line for line in raw.get("gates", []) if isinstance(line, dict)],
         licence=_licence(raw),
         markdown=str(raw.get("markdown") or markdown),
     )
@@ -56,26 +56,3 @@ def _first_paragraph(markdown: str) -> str:
         if text and not text.startswith(("#", "|", "`", "---")):
             return text
     return ""
-
-
-def _gates(raw: dict) -> list[dict]:
-    """Gate lines from ``gates`` as they are, else from ``gate`` (thresholds or verdicts) and ``quality`` (values)."""
-    if isinstance(raw.get("gates"), list):
-        return [g for g in raw["gates"] if isinstance(g, dict)]
-    gate, quality = raw.get("gate"), raw.get("quality") if isinstance(raw.get("quality"), dict) else {}
-    lines = []
-    for name, aim in gate.items() if isinstance(gate, dict) else ():
-        if name in ("passes", "passed"):
-            continue
-        if isinstance(aim, bool):
-            lines.append({"name": name, "value": quality.get(name), "aim": "", "passed": aim})
-        elif name in quality:
-            lines.append({"name": name, "value": quality[name], "aim": str(aim), "passed": None})
-    verdict = raw.get("passed")
-    if verdict is None and isinstance(gate, dict):
-        verdict = gate.get("passes", gate.get("passed"))
-    if verdict is None and quality:
-        verdict = quality.get("passed")
-    if isinstance(verdict, bool):
-        lines.append({"name": "all gates", "value": None, "aim": "", "passed": verdict})
-    return lines

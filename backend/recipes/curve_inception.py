@@ -15,7 +15,6 @@ block-sparse featurizer paper).
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch.nn import functional
 from backend.core.device import autocast, pick_device
 from backend.core.settings import assets_dir
 from backend.models.inception import CurveInception, CurveInceptionConfig
-from backend.recipes import loop
+from backend.recipes import gates, loop
 from backend.worlds import curves
 
 NAME = "curve-inception"
@@ -323,10 +322,11 @@ def write_card(folder: Path, quality: dict, *, seed: int, steps: int, batch: int
         "sites": [f"{NAME}/{layer}" for layer in model.config.mixed_widths],
         "tuning": "tuning.safetensors: theta (720,) radians; per layer (720, n_units) to curves, LAYER.lines to lines",
         "quality": quality,
+        "gates": [gates.at_least(f"curve units in {GATE_LAYER}", quality["curve_units"][GATE_LAYER], GATE_UNITS)],
         "command": f"manifold-atlas train {NAME}",
         "licence": "same as the project",
     }
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    gates.write(folder, card)
     score, control = quality["accuracy"], quality["controls"]
     twice = sum(u["curve"] > 2 * u["line"] for u in quality["units"])
     rows = "\n".join(

@@ -62,7 +62,7 @@ class Muon(torch.optim.Optimizer):
                 self._matrices(matrices, lr, group["momentum"])
 
     def _matrices(self, alike: list[nn.Parameter], lr: float, beta: float) -> None:
-        """Matrices of one shape in one batched product: a small network has a hundred, and calls cost more than sums."""
+        """Matrices of one shape in one batched product: a network has a hundred, and calls cost more than sums."""
         updates = []
         for p in alike:
             state = self.state[p]

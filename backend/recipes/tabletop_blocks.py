@@ -47,7 +47,7 @@ from backend.manifolds.block_ring import (
 from backend.manifolds.store import SteerableManifold
 from backend.models.adapter import Adapter
 from backend.models.registry import available, load
-from backend.recipes import loop
+from backend.recipes import gates, loop
 from backend.recipes.tabletop_vae import encode, to_model
 from backend.wire.capabilities import ManifoldInfo, Tick
 from backend.worlds import tabletop
@@ -310,10 +310,10 @@ def write_card(plan: Plan, featurizer: Grassmannian, quality: Quality, named: Se
         "steps": plan.training.steps, "seconds": round(seconds, 1), "n_train": plan.n_train, "n_rings": len(named),
         "frame_error": featurizer.frame_error(),
         "quality": {"r2": round(quality.r2, 4), "dead": round(quality.dead, 4)},
-        "gate": {"r2": 0.8}, "passed": quality.r2 >= 0.8, "rings": rings, "factors": held, "command": command,
+        "gates": [gates.at_least("held-out R²", quality.r2, 0.8)], "rings": rings, "factors": held, "command": command,
         "licence": "same as the project",
     }  # fmt: skip
-    (out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    card = gates.write(out, card)
     lines = "\n".join(f"| {f} | {v['single']:.2f} | {v['union']:.2f} ({', '.join(map(str, v['union_blocks']))}) | "
                       f"{v['all']:.2f} |" for f, v in held.items())  # fmt: skip
     found = "\n".join(

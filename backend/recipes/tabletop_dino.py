@@ -35,7 +35,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from backend.core.device import autocast, pick_device
 from backend.core.errors import NotFound
 from backend.core.settings import assets_dir
-from backend.recipes import loop
+from backend.recipes import gates, loop
 from backend.worlds import tabletop
 
 NAME = "tabletop-dino"
@@ -388,20 +388,19 @@ def write_card(folder: Path, measured: dict) -> None:
         "sites": [f"{NAME}/{i}" for i in range(model.config.num_hidden_layers)],
         "quality": measured["quality"],
         "controls": measured["controls"],
-        "gate": measured["gate"],
-        "passed": measured["passed"],
+        "gates": [gates.at_least(k.replace("_", " "), measured["quality"][k], v) for k, v in measured["gate"].items()],
         "probe": f"ridge on flattened last-layer patch tokens (64 x 192), {N_PROBE} training, {N_TEST} test scenes",
         "command": f"manifold-atlas train {NAME}",
         "licence": "same as the project",
     }
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    card = gates.write(folder, card)
     quality, controls = measured["quality"], measured["controls"]
     rows = "\n".join(
         f"| {k.rsplit('_', 1)[0]} | {'share right' if k.endswith('accuracy') else 'R²'} | {v:.3f} | "
         f"{controls['untrained'][k]:.3f} | {controls['pixels_32'][k]:.3f} |"
         for k, v in quality.items()
     )
-    gate = ", ".join(f"{k} {v}" for k, v in measured["gate"].items())
+    asked = ", ".join(f"{k} {v}" for k, v in measured["gate"].items())
     (folder / "README.md").write_text(
         f"""# {NAME}
 
@@ -414,7 +413,7 @@ other's pixels and agree in a Gaussian projection of their mean token. Load it w
 ## What a linear probe reads on held-out scenes
 
 Ridge on the last layer's patch tokens, flattened (64 × 192): {N_PROBE} scenes to fit, {N_TEST} other scenes to judge.
-Asked for: {gate}; {"met" if measured["passed"] else "not all met"}.
+Asked for: {asked}; {"met" if measured["passed"] else "not all met"}.
 
 | factor | measure | tabletop-dino | untrained copy | pixels, 32 × 32 |
 |---|---|---|---|---|

@@ -21,6 +21,7 @@ from torch import Tensor
 from backend.core.device import autocast, pick_device
 from backend.core.settings import assets_dir
 from backend.models.reader import SCALARS, FactorReader, FactorReaderConfig, angle_error, load_reader
+from backend.recipes import gates
 from backend.recipes.loop import cosine, rng, run, work_dir
 from backend.worlds.tabletop import RANGES, SHAPES, dataset_folder, load_rendered, render_dataset, version
 
@@ -180,9 +181,6 @@ def flop(reader: FactorReader) -> int:
 
 def write_card(folder: Path, reader: FactorReader, quality: dict[str, float], seconds: float) -> None:
     """``card.json`` and ``README.md`` beside the weights."""
-    passed = quality["shape_accuracy"] >= GATE["shape_accuracy"] and (
-        quality["light_azimuth_median_deg"] <= GATE["light_azimuth_median_deg"]
-    )
     card = {
         "name": NAME,
         "kind": "reader",
@@ -197,11 +195,14 @@ def write_card(folder: Path, reader: FactorReader, quality: dict[str, float], se
         "steps": STEPS,
         "batch": BATCH,
         "train_seconds": round(seconds),
-        "gate": GATE,
-        "passed": passed,
+        "gates": [
+            gates.at_least("shape", quality["shape_accuracy"], GATE["shape_accuracy"]),
+            gates.at_most("median light azimuth error in degrees", quality["light_azimuth_median_deg"],
+                         GATE["light_azimuth_median_deg"]),
+        ],
         "quality": quality,
     }  # fmt: skip
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    card = gates.write(folder, card)
     rows = "\n".join(f"| {key} | {value:g} |" for key, value in quality.items())
     (folder / "README.md").write_text(
         f"""# Tabletop factor reader

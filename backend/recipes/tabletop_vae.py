@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from backend.core.device import autocast, pick_device
 from backend.core.settings import assets_dir
-from backend.recipes import loop
+from backend.recipes import gates, loop
 from backend.worlds.tabletop import rendered
 
 NAME = "tabletop-vae"
@@ -180,10 +180,9 @@ def write_card(out: Path, values: dict) -> dict:
         "command": f"manifold-atlas train {NAME}", "data": "20,000 rendered scenes of the train split", **history,
         "n_parameters": sum(p.numel() for p in AutoencoderTiny.from_pretrained(out).parameters()),
         "measured": {k: v for k, v in values.items() if k != "psnr_db_each"},
-        "gate": GATE, "passed": values["psnr_db"] >= GATE["psnr_db"],
+        "gates": [gates.at_least("PSNR in dB", values["psnr_db"], GATE["psnr_db"])],
     }  # fmt: skip
-    (Path(out) / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    return card
+    return gates.write(out, card)
 
 
 if __name__ == "__main__":

@@ -79,10 +79,10 @@ def test_cards_of_every_kind_and_shape(tmp_path):
     folder = entry(
         tmp_path, "models", "reader",
         {"name": "reader", "kind": "reader", "license": "apache-2.0", "parameters": 12, "sites": ["a"],
-         "gate": {"accuracy": 0.98}, "quality": {"accuracy": 0.99, "n": 5}, "passed": True},
+         "gates": [{"name": "accuracy", "value": 0.99, "aim": ">= 0.98", "passed": True}], "quality": {"n": 5}},
     )  # fmt: skip
     (folder / "README.md").write_text("# Reader\n\nReads pictures,\nquickly.\n\n| a | b |\n")
-    entry(tmp_path, "models", "llama", {"gate": {"accuracy": True, "passes": False}})
+    entry(tmp_path, "models", "llama", {"title": "Llama"})
     entry(tmp_path, "featurizers", "blocks", {"title": "Blocks", "gates": [{"name": "r2", "value": 0.8}]})
     (tmp_path / "models" / "unfinished").mkdir()
     (tmp_path / "catalogue" / "cards").mkdir(parents=True)
@@ -94,11 +94,8 @@ def test_cards_of_every_kind_and_shape(tmp_path):
     reader = cards["reader"]
     assert reader.summary == "Reads pictures, quickly." and reader.licence == "Apache-2.0"
     assert reader.facts == {"parameters": 12}
-    assert reader.gates == [
-        {"name": "accuracy", "value": 0.99, "aim": "0.98", "passed": None},
-        {"name": "all gates", "value": None, "aim": "", "passed": True},
-    ]
-    assert cards["llama"].gates[-1]["passed"] is False
+    assert reader.gates == [{"name": "accuracy", "value": 0.99, "aim": ">= 0.98", "passed": True}]
+    assert cards["llama"].gates == []
     assert cards["blocks"].gates == [{"name": "r2", "value": 0.8}]
 
 

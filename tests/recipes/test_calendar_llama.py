@@ -101,7 +101,7 @@ def test_gate_names_the_condition_that_fails() -> None:
 @shipped
 def test_shipped_model_keeps_its_gate_on_weekdays() -> None:
     card = json.loads((FOLDER / "card.json").read_text())
-    assert card["gate"]["passes"]
+    assert card["passed"]
     assert all(file.stat().st_size < 16e6 for file in FOLDER.iterdir())
     model, tokenizer = LlamaForCausalLM.from_pretrained(FOLDER).eval(), AutoTokenizer.from_pretrained(FOLDER)
     task = TASKS["weekdays"]
@@ -112,7 +112,7 @@ def test_shipped_model_keeps_its_gate_on_weekdays() -> None:
     assert accuracy == pytest.approx(card["tasks"]["weekdays"]["accuracy"], abs=1e-6)
     gap = 0.5 * ((p[:, :-1] - task.distributions()[truth]).abs().sum(-1) + p[:, -1])
     assert gap.mean() <= recipe.GATE_CALIBRATION
-    points = recipe.centroids(residuals[card["gate"]["layer"]], truth, 7)
+    points = recipe.centroids(residuals[int(card["site"].split("/")[1].split("#")[0])], truth, 7)
     assert recipe.natural_order(recipe.ring_angles(points))
 
 

@@ -18,6 +18,8 @@ READER_AZIMUTH = "Median error of the light's direction that the factor reader r
 PSNR = "Peak signal-to-noise ratio of tabletop-sdxl's autoencoder on held-out renders."
 SHAPE = "tabletop-sdxl draws the shape that the prompt names, as the factor reader sees it."
 HUE = "Median difference between the hue that the prompt names and the hue that tabletop-sdxl draws."
+N_PICTURES = 1000
+"""What the gate counts, whatever the scale: four minutes on two cores."""
 LCM = "The few-step copy of tabletop-sdxl draws the shape that the prompt names, in four steps."
 
 
@@ -99,7 +101,7 @@ def diffusion(ctx: StudyContext, share: Progress) -> list[Finding]:
         reason = "tabletop-sdxl or its instrument tabletop-reader is not on disk; train them first"
         return [ctx.absent("sdxl-shape-accuracy", SHAPE, reason), ctx.absent("sdxl-hue-error-deg", HUE, reason)]
     ensure_test(lambda m: share(0.0, m))
-    n = 144 if ctx.scale == "small" else 1000
+    n = N_PICTURES
     share(0.1, f"tabletop-sdxl, {n} pictures")
     found = tabletop_sdxl.evaluate(folder, n=n, seed=ctx.seed)
     data = f"{found['n']} pictures of prompts that name shape and colour, {found['steps']} steps"
@@ -126,7 +128,7 @@ def few_step(ctx: StudyContext, share: Progress) -> list[Finding]:
     if folder is None or folder_of("tabletop-sdxl") is None or folder_of(tabletop_reader.NAME) is None:
         return [ctx.absent("lcm-shape-accuracy", LCM, "tabletop-sdxl-lcm is not on disk; train it first")]
     ensure_test(lambda m: share(0.0, m))
-    n = 144 if ctx.scale == "small" else 1000
+    n = N_PICTURES
     share(0.1, f"tabletop-sdxl-lcm, {n} pictures")
     found = recipe.evaluate(folder, n=n, seed=ctx.seed)
     return [
