@@ -27,7 +27,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from backend.core.device import autocast, pick_device
 from backend.core.settings import assets_dir
 from backend.recipes import gates, loop
-from backend.worlds.calendar import TASKS, Batch, Encoder, Prompt, Task, build_tokenizer, sample
+from backend.worlds.calendar import TASKS, sample
+from backend.worlds.calendar_task import Prompt, Task
+from backend.worlds.calendar_tokens import Batch, Encoder, build_tokenizer
 
 NAME = "calendar-llama"
 STEPS = 1400

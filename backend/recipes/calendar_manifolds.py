@@ -24,7 +24,8 @@ from backend.models import registry
 from backend.steering.arms import interventions_for
 from backend.steering.patching import choose_layer, flip_rates
 from backend.steering.text import TextSteerer
-from backend.worlds.calendar import TASKS, Task
+from backend.worlds.calendar import TASKS
+from backend.worlds.calendar_task import Task
 
 MODEL = "calendar-llama"
 TITLES = {"weekdays": "Weekdays", "months": "Months", "letters": "Letters", "ages": "Ages"}

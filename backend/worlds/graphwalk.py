@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from backend.core.errors import Invalid, NotFound
-from backend.worlds.calendar import build_tokenizer
+from backend.worlds.calendar_tokens import build_tokenizer
 
 SEPARATOR = "|"
 # The first twelve stand in the paper; the others are ours, all short common nouns.

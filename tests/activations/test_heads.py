@@ -19,7 +19,7 @@ from backend.models.adapter import Adapter
 from backend.models.language import TextAdapter
 from backend.models.vision import VisionAdapter
 from backend.wire.sinks import HeadRequest, SinkRequest
-from backend.worlds.calendar import build_tokenizer
+from backend.worlds.calendar_tokens import build_tokenizer
 
 TOKENIZER = build_tokenizer()
 

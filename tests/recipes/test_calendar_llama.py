@@ -9,7 +9,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from backend.core.settings import assets_dir
 from backend.recipes import calendar_llama as recipe
-from backend.worlds.calendar import TASKS, Encoder, build_tokenizer, sample
+from backend.worlds.calendar import TASKS, sample
+from backend.worlds.calendar_tokens import Encoder, build_tokenizer
 
 FOLDER = assets_dir() / "models" / recipe.NAME
 shipped = pytest.mark.skipif(not (FOLDER / "card.json").exists(), reason="calendar-llama is not trained here")

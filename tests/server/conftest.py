@@ -44,7 +44,7 @@ def text_adapter():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from backend.models.language import TextAdapter
-    from backend.worlds.calendar import build_tokenizer
+    from backend.worlds.calendar_tokens import build_tokenizer
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):

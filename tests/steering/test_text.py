@@ -11,7 +11,8 @@ from backend.steering.arms import interventions_for, path_interventions
 from backend.steering.intervention import Intervention, exact_edit
 from backend.steering.text import TextSteerer, spellings
 from backend.wire.text import PathRequest, TextCanvasRequest, TextSteer
-from backend.worlds.calendar import TASKS, build_tokenizer
+from backend.worlds.calendar import TASKS
+from backend.worlds.calendar_tokens import build_tokenizer
 
 SITE = "tiny/1#resid_post"
 TASK = TASKS["weekdays"]

@@ -12,7 +12,8 @@ from backend.core.settings import assets_dir
 from backend.studies import base
 from backend.studies.cards import language, pictures, vision
 from backend.worlds import tabletop
-from backend.worlds.calendar import TASKS, build_tokenizer
+from backend.worlds.calendar import TASKS
+from backend.worlds.calendar_tokens import build_tokenizer
 
 IDS = {
     "calendar-accuracy", "calendar-calibration", "inception-curve-units", "reader-shape-accuracy",

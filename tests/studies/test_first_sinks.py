@@ -11,7 +11,7 @@ from backend.core.settings import realdata_dir
 from backend.models.registry import load
 from backend.studies import base
 from backend.studies.first_sinks import language, vision
-from backend.worlds.calendar import build_tokenizer
+from backend.worlds.calendar_tokens import build_tokenizer
 
 
 def quiet(*_):

@@ -14,7 +14,8 @@ from backend.steering.patching import choose_layer, flip_rates
 from backend.steering.text import TextSteerer
 from backend.studies.base import StudyContext
 from backend.studies.weekday_ring.paths import ARMS, distance_on_ring, pairs_of, reached, shuffled_copy, split, visited
-from backend.worlds.calendar import TASKS, build_tokenizer
+from backend.worlds.calendar import TASKS
+from backend.worlds.calendar_tokens import build_tokenizer
 
 TASK = TASKS["weekdays"]
 LABELS = torch.tensor([prompt.answer_class for prompt in TASK.prompts()])

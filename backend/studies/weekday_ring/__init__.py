@@ -40,7 +40,8 @@ from backend.studies.weekday_ring.paths import (
     walk,
 )
 from backend.wire.findings import Finding
-from backend.worlds.calendar import TASKS, Task
+from backend.worlds.calendar import TASKS
+from backend.worlds.calendar_task import Task
 
 NAME = "weekday-ring"
 MODEL = {"small": "calendar-llama", "paper": "meta-llama/Llama-3.1-8B"}
