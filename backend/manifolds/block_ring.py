@@ -25,7 +25,9 @@ from backend.featurizers.browse import BlockShape
 from backend.featurizers.featurizer import Featurizer
 from backend.featurizers.grassmannian import Grassmannian
 from backend.manifolds.curve import Ring
-from backend.manifolds.store import Display, SiteEntry, SteerableManifold
+from backend.manifolds.display import Display
+from backend.manifolds.site_entry import SiteEntry
+from backend.manifolds.steerable import SteerableManifold
 from backend.manifolds.topology import Topology, decide
 from backend.wire.capabilities import ManifoldInfo, Tick
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 
 from backend.manifolds.behaviour import BehaviourManifold
+from backend.manifolds.display import Display
 from backend.manifolds.fit import (
     centroids,
     line_coordinates,
@@ -24,7 +25,8 @@ from backend.manifolds.fit import (
     pca,
     ring_coordinates,
 )
-from backend.manifolds.store import Display, SiteEntry, SteerableManifold
+from backend.manifolds.site_entry import SiteEntry
+from backend.manifolds.steerable import SteerableManifold
 from backend.wire.capabilities import ManifoldInfo, Tick
 
 

@@ -19,7 +19,8 @@ import torch
 
 from backend.core.settings import assets_dir
 from backend.manifolds.concept import concept_manifold
-from backend.manifolds.store import SteerableManifold
+from backend.manifolds.steerable import SteerableManifold
+from backend.manifolds.store import save_manifold
 from backend.models import registry
 from backend.steering.arms import interventions_for
 from backend.steering.patching import choose_layer, flip_rates
@@ -121,7 +122,7 @@ def main() -> None:
         manifold = fit_task(adapter, TASKS[name], seed=asked.seed)
         print(json.dumps({"name": manifold.name, **manifold.measured}), flush=True)
         if all(gate["passed"] for gate in manifold.measured["gates"]) or asked.keep_failing:
-            print("wrote", manifold.save(asked.out / manifold.name).name, flush=True)
+            print("wrote", save_manifold(manifold, asked.out / manifold.name).name, flush=True)
         else:
             print("left out: a gate is missed", flush=True)
 

@@ -44,7 +44,8 @@ from backend.manifolds.block_ring import (
     name_ring,
     shape_of_block,
 )
-from backend.manifolds.store import SteerableManifold
+from backend.manifolds.steerable import SteerableManifold
+from backend.manifolds.store import save_manifold
 from backend.models.adapter import Adapter
 from backend.models.registry import available, load
 from backend.recipes import gates, loop
@@ -267,7 +268,7 @@ def save_rings(featurizer: Grassmannian, plan: Plan, named: Sequence[Named], row
         turn_to_angle(manifold, one.name)
         manifold.measured |= {"correlation": one.name.correlation, "median_error_rad": one.name.median_error,
                               "n_named": one.name.n}  # fmt: skip
-        manifold.save(folder / name)
+        save_manifold(manifold, folder / name)
         saved[one.ring.block] = name
     return saved
 

@@ -31,7 +31,9 @@ from backend.activations.point import install
 from backend.activations.site import Site
 from backend.core.device import autocast
 from backend.core.settings import assets_dir
-from backend.manifolds.store import SiteEntry, SteerableManifold
+from backend.manifolds.site_entry import SiteEntry
+from backend.manifolds.steerable import SteerableManifold
+from backend.manifolds.store import save_manifold
 from backend.models.diffusion import ImageAdapter
 from backend.models.reader import FactorReader
 from backend.models.registry import load
@@ -279,8 +281,8 @@ def train(out: Path | None = None, *, factor: str = "light_azimuth", seed: int =
     adapter = load("tabletop-sdxl")
     reader = FactorReader.from_pretrained(assets_dir() / "models" / "tabletop-reader").eval()
     made, control = fit(adapter, reader, factor, n=n, seed=seed, progress=progress)
-    folder = made.save(out or assets_dir() / "manifolds" / made.name)
-    control.save(folder.parents[1] / "controls" / control.name)
+    folder = save_manifold(made, out or assets_dir() / "manifolds" / made.name)
+    save_manifold(control, folder.parents[1] / "controls" / control.name)
     return folder
 
 

@@ -258,9 +258,9 @@ class ManifoldShelf(_DiskShelf):
         return manifold_folders()
 
     def _read(self, folder: Path) -> Any:
-        from backend.manifolds.store import SteerableManifold
+        from backend.manifolds.store import read_manifold
 
-        return SteerableManifold.load(folder)
+        return read_manifold(folder)
 
     def infos(self) -> tuple[list[ManifoldInfo], list[str]]:
         found, skipped = self.everything()

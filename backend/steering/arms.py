@@ -30,7 +30,7 @@ import torch
 
 from backend.core.errors import Invalid
 from backend.manifolds.manifold import arc, between
-from backend.manifolds.store import SteerableManifold
+from backend.manifolds.steerable import SteerableManifold
 from backend.steering.intervention import Intervention, Where
 from backend.wire.base import Arm
 

@@ -20,7 +20,8 @@ import torch
 
 from backend.activations.site import Site
 from backend.core.errors import Invalid, NotFound, Refused
-from backend.manifolds.store import SteerableManifold, load_manifold
+from backend.manifolds.steerable import SteerableManifold
+from backend.manifolds.store import load_manifold
 from backend.models import sampler
 from backend.models.diffusion import ImageAdapter
 from backend.steering import readback

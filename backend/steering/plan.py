@@ -26,7 +26,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from backend.activations.site import Site
-from backend.manifolds.store import SteerableManifold
+from backend.manifolds.steerable import SteerableManifold
 from backend.models.sampler import Schedule
 from backend.steering import readback
 from backend.steering.arms import interventions_for

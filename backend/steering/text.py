@@ -25,7 +25,7 @@ from backend.activations.point import install
 from backend.core.errors import Invalid, NotFound
 from backend.manifolds.behaviour import Coherence, coherence, with_other
 from backend.manifolds.manifold import mean_coordinate
-from backend.manifolds.store import SteerableManifold
+from backend.manifolds.steerable import SteerableManifold
 from backend.steering.arms import interventions_for, path_interventions
 from backend.steering.intervention import Intervention
 from backend.wire.text import (

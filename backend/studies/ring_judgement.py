@@ -18,7 +18,7 @@ from torch import Tensor
 from backend.core.errors import NotFound
 from backend.core.settings import assets_dir
 from backend.core.stats import Interval, mean_interval
-from backend.manifolds.store import SteerableManifold
+from backend.manifolds.steerable import SteerableManifold
 from backend.models.reader import FactorReader
 from backend.recipes import tabletop_manifolds as rings
 from backend.studies.base import StudyContext

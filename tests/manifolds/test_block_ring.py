@@ -11,7 +11,7 @@ from backend.featurizers.grassmannian import Grassmannian
 from backend.featurizers.vanilla import Vanilla
 from backend.manifolds import block_ring
 from backend.manifolds.block_ring import active_mask, block_manifold, find_rings, fit_block_ring, name_ring
-from backend.manifolds.store import SteerableManifold
+from backend.manifolds.store import read_manifold, save_manifold
 from backend.wire.capabilities import ManifoldInfo
 
 D, G, B = 64, 32, 2
@@ -94,7 +94,7 @@ def test_the_manifold_speaks_raw_coordinates(world, one, tmp_path):
                         origin="blocks", blocks=[1])  # fmt: skip
     cloud = block_ring.block_codes(model, 1, model.normalise(x).flatten(0, 1))[0][:500]
     manifold = block_manifold(model, one, info=info, cloud=cloud)
-    manifold = SteerableManifold.load(manifold.save(tmp_path / "planted"))
+    manifold = read_manifold(save_manifold(manifold, tmp_path / "planted"))
     entry = manifold.entry()
     target = manifold.targets(None, 0.3)
     # Clamp one activation's coordinates to the target, as an intervention does: its code is then the ring's point.

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from backend.manifolds.store import SteerableManifold
+from backend.manifolds.steerable import SteerableManifold
 from backend.recipes.tabletop_manifolds import EDGES, harmonics, info, ring_entry, with_gain
 
 SITE = "tabletop-sdxl/down.1.0#update"

@@ -60,7 +60,9 @@ def text_adapter():
 
 
 def write_manifolds(folder):
-    from backend.manifolds.store import SiteEntry, SteerableManifold
+    from backend.manifolds.site_entry import SiteEntry
+    from backend.manifolds.steerable import SteerableManifold
+    from backend.manifolds.store import save_manifold
     from backend.wire.capabilities import ManifoldInfo, Tick
     from backend.worlds.calendar import TASKS
 
@@ -72,7 +74,7 @@ def write_manifolds(folder):
         frames = [torch.linalg.qr(torch.randn(32, 2, generator=generator)).Q for _ in sites]
         entries = {s: SiteEntry(f, angle / (2 * math.pi), size * circle) for s, f in zip(sites, frames)}
         about = ManifoldInfo(name=name, title=name, model=model, kind="ring", sites=list(sites), **info)
-        SteerableManifold(about, entries).save(folder / name)
+        save_manifold(SteerableManifold(about, entries), folder / name)
 
     days = TASKS["weekdays"].classes
     ring("light", "tiny", IMAGE_SITES, 6.0, unit="°", factor="light_azimuth", prompts=["a red cube on a table"])

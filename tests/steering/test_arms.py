@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from backend.core.errors import Invalid
-from backend.manifolds.store import SiteEntry, SteerableManifold
+from backend.manifolds.site_entry import SiteEntry
+from backend.manifolds.steerable import SteerableManifold
 from backend.steering.arms import drag_chord, interventions_for, path_interventions, random_frame
 from backend.wire.capabilities import ManifoldInfo
 

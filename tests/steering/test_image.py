@@ -15,7 +15,8 @@ from backend.core.errors import Invalid, NotFound, Refused
 from backend.engine.cache import ByteCache
 from backend.engine.scheduler import Scheduler
 from backend.engine.work import Work
-from backend.manifolds.store import SiteEntry, SteerableManifold
+from backend.manifolds.site_entry import SiteEntry
+from backend.manifolds.steerable import SteerableManifold
 from backend.models import sampler
 from backend.models.diffusion import ImageAdapter
 from backend.models.random_weights import sdxl_unet_config, tiny_sdxl

@@ -13,7 +13,9 @@ from __future__ import annotations
 import torch
 
 from backend.core.settings import assets_dir
-from backend.manifolds.store import SiteEntry, SteerableManifold
+from backend.manifolds.site_entry import SiteEntry
+from backend.manifolds.steerable import SteerableManifold
+from backend.manifolds.store import read_manifold
 from backend.models.registry import load
 from backend.studies.base import StudyContext, study
 from backend.studies.ring_judgement import SHAPES, measure, report
@@ -39,7 +41,7 @@ def run(ctx: StudyContext) -> list[Finding]:
     if not (folder / "manifold.json").is_file():
         why = "no ring that follows hue is among the assets: manifold-atlas train tabletop-blocks sdxl"
         return [ctx.absent("median-error-deg", "The hue lands where it is sent.", why)]
-    made = SteerableManifold.load(folder)
+    made = read_manifold(folder)
     prompts = [f"a {shape} on a table" for shape in SHAPES]
     found = measure(ctx, load("tabletop-sdxl"), made, shuffled(made, seed=ctx.seed + 1), prompts)
     return report(ctx, found, "The hue")

@@ -17,7 +17,8 @@ import numpy as np
 from backend.core.settings import assets_dir, atlas_home
 from backend.featurizers import statistics
 from backend.featurizers.grassmannian import Grassmannian
-from backend.manifolds.store import SteerableManifold
+from backend.manifolds.steerable import SteerableManifold
+from backend.manifolds.store import read_manifold, save_manifold
 from backend.models.registry import load
 from backend.recipes import tabletop_blocks as blocks
 from backend.recipes import tabletop_manifolds as rings
@@ -37,8 +38,11 @@ def ring(ctx: StudyContext, adapter) -> tuple[SteerableManifold, SteerableManifo
             adapter, the_reader(), FACTOR, seed=ctx.seed, progress=lambda p, words: ctx.progress(0.3 * p, words)
         )
         home = atlas_home()
-        folders = [made.save(home / "manifolds" / name), shuffled.save(home / "controls" / shuffled.name)]
-    return tuple(SteerableManifold.load(folder) for folder in folders)
+        folders = [
+            save_manifold(made, home / "manifolds" / name),
+            save_manifold(shuffled, home / "controls" / shuffled.name),
+        ]
+    return tuple(read_manifold(folder) for folder in folders)
 
 
 def unlabelled(ctx: StudyContext, adapter) -> list[Finding]:

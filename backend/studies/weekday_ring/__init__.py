@@ -23,7 +23,7 @@ from backend.manifolds.behaviour import BehaviourManifold, coherence, hellinger,
 from backend.manifolds.concept import concept_manifold
 from backend.manifolds.fit import natural_order
 from backend.manifolds.isometry import isometry
-from backend.manifolds.store import SteerableManifold
+from backend.manifolds.steerable import SteerableManifold
 from backend.models import registry
 from backend.steering.patching import choose_layer, flip_rates
 from backend.steering.text import TextSteerer

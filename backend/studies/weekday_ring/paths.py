@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from backend.manifolds.store import SiteEntry, SteerableManifold
+from backend.manifolds.site_entry import SiteEntry
+from backend.manifolds.steerable import SteerableManifold
 from backend.steering.arms import path_interventions
 from backend.steering.text import TextSteerer
 
