@@ -27,7 +27,7 @@ from backend.core.device import autocast, pick_device
 from backend.core.settings import assets_dir
 from backend.models.inception import CurveInception, CurveInceptionConfig
 from backend.recipes import gates, loop
-from backend.worlds import curves
+from backend.worlds import curves, curves_render
 
 NAME = "curve-inception"
 N_CURVE_BINS, N_LINE_BINS, N_RADIUS_BINS = 24, 12, 6
@@ -142,7 +142,7 @@ def _middle(x: torch.Tensor) -> torch.Tensor:
 
 def tuning(
     model: CurveInception,
-    render: Callable[..., torch.Tensor] = curves.render_curves,
+    render: Callable[..., torch.Tensor] = curves_render.render_curves,
     *,
     stimuli: dict[str, tuple[float, ...]] = TUNING_STIMULI,
     step_deg: float = 0.5,
@@ -153,7 +153,7 @@ def tuning(
     A ``generator`` moves each stimulus by up to a pixel and adds noise of standard deviation 0.03: held-out stimuli.
     """
     theta = curves.sweep_angles(step_deg)
-    radii = stimuli["radius"] if render is curves.render_curves else (None,)
+    radii = stimuli["radius"] if render is curves_render.render_curves else (None,)
     total, count = {}, 0
     for radius in radii:
         for width in stimuli["width"]:
@@ -172,7 +172,7 @@ def tuning(
 
 def save_tuning(model: CurveInception, folder: Path) -> None:
     """Write ``tuning.safetensors``: ``theta`` (720,), and per layer (720, n_units) to curves and ``LAYER.lines``."""
-    arc, line = tuning(model), tuning(model, curves.render_lines)
+    arc, line = tuning(model), tuning(model, curves_render.render_lines)
     tensors = {"theta": curves.sweep_angles(0.5), **arc, **{f"{k}.lines": v for k, v in line.items()}}
     save_file({k: v.contiguous() for k, v in tensors.items()}, Path(folder) / "tuning.safetensors")
 
@@ -234,7 +234,7 @@ def judge_units(model: CurveInception, *, seed: int = 77, step_deg: float = 4.0)
     draw = torch.Generator().manual_seed(seed)
     stored = tuning(model, step_deg=step_deg)
     arc = tuning(model, stimuli=HELD_OUT_STIMULI, step_deg=step_deg, generator=draw)
-    line = tuning(model, curves.render_lines, stimuli=HELD_OUT_STIMULI, step_deg=step_deg, generator=draw)
+    line = tuning(model, curves_render.render_lines, stimuli=HELD_OUT_STIMULI, step_deg=step_deg, generator=draw)
     texture = respond(model, curves.sample(480, draw, kind="texture", noise=0.03).pixels)
     return {k: curve_units(stored[k], arc[k], line[k], texture[k]) for k in TUNED_LAYERS}
 
