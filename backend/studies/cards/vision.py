@@ -10,6 +10,7 @@ from transformers import DINOv3ViTModel
 from backend.core.stats import Interval, proportion_interval, r2_interval
 from backend.models.registry import folder_of
 from backend.recipes import curve_inception, tabletop_dino, tabletop_reader
+from backend.recipes import curve_inception_quality as quality
 from backend.studies.base import Progress, StudyContext
 from backend.wire.findings import Finding
 from backend.worlds import tabletop
@@ -26,14 +27,14 @@ def inception(ctx: StudyContext, share: Progress) -> list[Finding]:
     if folder is None:
         return [ctx.absent("inception-curve-units", UNITS, "curve-inception is not on disk; train it first")]
     share(0.0, "curve-inception")
-    found = curve_inception.evaluate(folder)
-    layer = curve_inception.GATE_LAYER
+    found = quality.evaluate(folder)
+    layer = quality.GATE_LAYER
     n_units, count = found["n_units"][layer], found["curve_units"][layer]
     part = proportion_interval(count, n_units)
     return [
         ctx.finding(
             "inception-curve-units", UNITS, Interval(count, n_units * part.low, n_units * part.high, n_units),
-            aim=f">= {curve_inception.GATE_UNITS}", unit=f"of {n_units} units", model=curve_inception.NAME,
+            aim=f">= {quality.GATE_UNITS}", unit=f"of {n_units} units", model=curve_inception.NAME,
             data="curves of radii, widths, contrasts and places that the tuning curves did not use",
             controls={
                 "untrained copy": float(found["controls"]["untrained_curve_units"][layer]),
