@@ -7,7 +7,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from backend.core.stats import mean_interval, proportion_interval
 from backend.models.registry import folder_of
-from backend.recipes import calendar_llama as recipe
+from backend.recipes import calendar_llama_quality as quality
+from backend.recipes.calendar_llama import NAME
 from backend.studies.base import Progress, StudyContext
 from backend.wire.findings import Finding
 from backend.worlds.calendar import TASKS
@@ -23,7 +24,7 @@ def judged(model: LlamaForCausalLM, tokenizer) -> dict[str, tuple[torch.Tensor, 
     for name, task in TASKS.items():
         prompts = task.prompts()
         truth = torch.tensor([prompt.answer_class for prompt in prompts])
-        p, _ = recipe.answers(model, tokenizer, prompts, task)
+        p, _ = quality.answers(model, tokenizer, prompts, task)
         gap = 0.5 * ((p[:, :-1] - task.distributions()[truth]).abs().sum(-1) + p[:, -1])
         found[name] = (p[:, :-1].argmax(-1) == truth, gap)
     return found
@@ -31,9 +32,9 @@ def judged(model: LlamaForCausalLM, tokenizer) -> dict[str, tuple[torch.Tensor, 
 
 def calendar(ctx: StudyContext, share: Progress) -> list[Finding]:
     """Findings about ``calendar-llama``."""
-    folder = folder_of(recipe.NAME)
+    folder = folder_of(NAME)
     if folder is None:
-        reason = f"{recipe.NAME} is not on disk; make it with `manifold-atlas train {recipe.NAME}`"
+        reason = f"{NAME} is not on disk; make it with `manifold-atlas train {NAME}`"
         claims = {"calendar-accuracy": ACCURACY, "calendar-calibration": CALIBRATION}
         return [ctx.absent(measure, claim, reason) for measure, claim in claims.items()]
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -49,11 +50,11 @@ def calendar(ctx: StudyContext, share: Progress) -> list[Finding]:
     worst, loosest = min(accuracy, key=accuracy.get), max(gaps, key=gaps.get)
     right, gap = found[worst][0], found[loosest][1]
     n = sum(len(r) for r, _ in found.values())
-    common = {"model": recipe.NAME, "data": f"all {n} questions of {len(TASKS)} tasks", "evidence": "observational"}
+    common = {"model": NAME, "data": f"all {n} questions of {len(TASKS)} tasks", "evidence": "observational"}
     return [
         ctx.finding(
             "calendar-accuracy", ACCURACY, proportion_interval(int(right.sum()), len(right)),
-            aim=f">= {recipe.GATE_ACCURACY}", caveat=f"Worst is {worst}; wordings are those of training.",
+            aim=f">= {quality.GATE_ACCURACY}", caveat=f"Worst is {worst}; wordings are those of training.",
             controls={
                 "all tasks": sum(int(r.sum()) for r, _ in found.values()) / n,
                 "untrained copy": float(fresh[worst][0].float().mean()),
@@ -62,7 +63,8 @@ def calendar(ctx: StudyContext, share: Progress) -> list[Finding]:
             **common,
         ),
         ctx.finding(
-            "calendar-calibration", CALIBRATION, mean_interval(gap, seed=ctx.seed), aim=f"<= {recipe.GATE_CALIBRATION}",
+            "calendar-calibration", CALIBRATION, mean_interval(gap, seed=ctx.seed),
+            aim=f"<= {quality.GATE_CALIBRATION}",
             caveat=f"Worst is {loosest}. 0 is the truth, 1 is all mass elsewhere.",
             controls={
                 "mean over tasks": sum(gaps.values()) / len(gaps), "untrained copy": float(fresh[loosest][1].mean()),
