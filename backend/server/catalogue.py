@@ -9,8 +9,8 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from backend.catalogue.store import Catalogue as Store
+from backend.server.model_shelf import load_wait
 from backend.server.session import Atlas
-from backend.server.shelves import load_wait
 from backend.server.state import AtlasState, version
 from backend.wire.base import ErrorBody
 from backend.wire.capabilities import Capabilities, ManifoldInfo

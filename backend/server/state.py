@@ -22,7 +22,8 @@ from backend.engine.jobs import Jobs
 from backend.engine.mailbox import Mailbox
 from backend.engine.scheduler import Scheduler
 from backend.engine.work import Priority, Work, call
-from backend.server.shelves import FeaturizerShelf, ManifoldShelf, ModelShelf
+from backend.server.disk_shelves import FeaturizerShelf, ManifoldShelf
+from backend.server.model_shelf import ModelShelf
 from backend.wire.canvas import FilmstripRequest, ImageRequest
 from backend.wire.capabilities import ModelInfo
 
