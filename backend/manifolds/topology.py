@@ -1,4 +1,4 @@
-"""Is a cloud of codes a ring, a line, a point, or none of these?
+"""Is a cloud of codes a ring, a line, a point, or none of these? The decision that knows of the gate.
 
 A ring has one long-lived loop: the longest bar of first persistent homology (Vietoris-Rips, ripser), divided by the
 cloud's root-mean-square radius (a thin ring gives about 1.7). The bar is compared with those of Gaussian clouds of the
@@ -6,17 +6,13 @@ same mean and covariance; a ring must also have one loop, not several, and go al
 
 A hole alone proves little, because a block fires only where its code is long: the gate cuts the middle out of any
 cloud, and a gated Gaussian plane passes the test above. So the block's code on *all* rows, fired or not, must have a
-ridge: seen from the ring's centre, the density must fall and then rise again in every direction,
-
-    ridge = log( low quantile over directions of the crest  /  high quantile over directions of the valley before it )
-
-compared with the nearest cloud whose density only falls (isotonic fit, Poisson counts). This asks nothing of the gate.
+ridge: seen from the ring's centre, the density must fall and then rise again in every direction (ridge.py).
 
 Signed codes make clouds that equal their mirror image; ``antipodal`` says how nearly. A centred ring is its own
 mirror image too, so a high value does not refute a ring: it says that the codes cannot tell whether z and -z are one
 concept or two, which only labels or interventions can.
 
-Not covered: sheets, tori and spheres (second homology), rings that are not planar even roughly.
+Not covered: sheets, bands, tori and spheres (shape.py), rings that are not planar even roughly.
 """
 
 from __future__ import annotations
@@ -26,6 +22,8 @@ from typing import Literal
 
 import numpy as np
 from scipy.spatial import cKDTree
+
+from backend.manifolds.ridge import counts_around, crest_over_valley, ridge
 
 Kind = Literal["ring", "line", "point", "none"]
 N_NULL = 39
@@ -159,67 +157,6 @@ def _hollow(flat: np.ndarray) -> float:
     return float(np.quantile(radius, 0.1) / max(np.median(radius), 1e-12))
 
 
-_SECTORS, _RINGS = 12, 20
-_AREA = np.diff(np.linspace(0, 1, _RINGS + 1) ** 2) / _SECTORS
-
-
-def _counts(flat: np.ndarray, reach: float) -> np.ndarray:
-    # Counts in 12 sectors and 20 rings out to ``reach``.
-    ring = (np.linalg.norm(flat, axis=1) / reach * _RINGS).astype(int)
-    sector = (np.arctan2(flat[:, 1], flat[:, 0]) / (2 * np.pi) % 1.0 * _SECTORS).astype(int) % _SECTORS
-    inside = ring < _RINGS
-    return np.bincount(sector[inside] * _RINGS + ring[inside], minlength=_SECTORS * _RINGS).reshape(_SECTORS, _RINGS)
-
-
-def _smooth(v: np.ndarray) -> np.ndarray:
-    v = np.roll(v, 1, 0) + 2 * v + np.roll(v, -1, 0)
-    wide = np.pad(v, ((0, 0), (1, 1)), mode="edge")
-    return wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]
-
-
-_SMOOTH_AREA = _smooth(np.tile(_AREA, (_SECTORS, 1)))
-
-
-def _crest_over_valley(counts: np.ndarray) -> tuple[float, float]:
-    # Log of crest over valley and the ring index of the valley. Counts are smoothed before they are divided by the
-    # area, because the innermost cells hold next to nothing.
-    density = (_smooth(counts.astype(float)) + 1.0) / _SMOOTH_AREA
-    # A low quantile over directions, so that a blob on one side is no crest.
-    profile = np.quantile(density, 0.3, axis=0)
-    # The crest is where the density stands highest above the lowest place before it; a low quantile over directions,
-    # so that a blob on one side (the rows that do not hold the factor, seen from the centre) is no crest.
-    profile = np.quantile(density, 0.3, axis=0)
-    top = int((profile / np.minimum.accumulate(profile)).argmax())
-    first, last = int(0.6 * top), min(_RINGS, int(1.25 * top) + 2)
-    # In one direction: where it stands highest above the lowest place since ``first``, which steps over the blob.
-    near = density[:, first:last]
-    crest = (near / np.minimum.accumulate(near, axis=1)).argmax(1) + first
-    lowest = np.minimum.accumulate(density, axis=1)
-    rows = np.arange(_SECTORS)
-    valley = np.array([row[: c + 1].argmin() for row, c in zip(density, crest)])
-    low, high = np.quantile(density[rows, crest], 0.2), np.quantile(lowest[rows, crest], 0.8)
-    return float(np.log(low / high)), float(np.median(valley))
-
-
-def ridge(rows: np.ndarray, reach: float, *, rng: np.random.Generator,
-          n_null: int = 199) -> tuple[float, float, float]:  # fmt: skip
-    """Ridge of the density of points ``(N, 2)`` around the origin within ``reach``, its p-value, the valley's radius.
-
-    The null draws Poisson counts around the nearest density that only falls.
-    """
-    from sklearn.isotonic import IsotonicRegression
-
-    counts = _counts(rows, reach)
-    observed, valley = _crest_over_valley(counts)
-    falling = IsotonicRegression(increasing=False).fit_transform(
-        np.arange(_RINGS), counts.sum(0) / _AREA, sample_weight=_AREA
-    )
-    expected = np.tile(falling * _AREA / _SECTORS, (_SECTORS, 1))
-    null = np.array([_crest_over_valley(rng.poisson(expected))[0] for _ in range(n_null)])
-    p = float((1 + (null >= observed).sum()) / (n_null + 1)) if n_null else 1.0
-    return observed, p, (valley + 0.5) / _RINGS * reach
-
-
 def _reach(flat: np.ndarray) -> float:
     return 1.1 * float(np.quantile(np.linalg.norm(flat, axis=1), 0.98))
 
@@ -245,7 +182,7 @@ def decide(cloud: np.ndarray, *, rows: np.ndarray | None = None, seed: int = 0,
         turn = max(turns, key=lambda t: t.coverage(cloud) * _hollow(t.flat(cloud)))
     else:
         rows = np.asarray(rows, np.float64)
-        found_at = [_crest_over_valley(_counts(t.flat(rows), _reach(t.flat(cloud))))[0] for t in turns]
+        found_at = [crest_over_valley(counts_around(t.flat(rows), _reach(t.flat(cloud))))[0] for t in turns]
         turn, found["ridge"] = turns[int(np.argmax(found_at))], max(found_at)
 
     def result(kind: Kind, reason: str) -> Topology:
