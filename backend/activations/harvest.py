@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backend.activations.point import install
+from backend.activations.point_set import install
 from backend.activations.site import Site
 from backend.activations.store import ActivationStore
 from backend.core.errors import Refused

@@ -8,28 +8,22 @@ are steered independently. With gate 0, or with nothing set, the output is the m
 
 Limit cases: gate 0 is the identity; k = 1 with lo = hi is the usual steering along one direction.
 
-Not covered: non-linear edits in a compiled graph. They exist as eager edits (``PointSet.editing``), which verify this
-formula. Hooks are not used: a hook added after ``torch.compile`` is silently ignored.
+Not covered: non-linear edits in a compiled graph. They exist as eager edits (``edit``), which verify this formula.
+Hooks are not used: a hook added after ``torch.compile`` is silently ignored.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 
-from backend.activations.carrier import carried, carry, release
-from backend.activations.rows import Half, RowBuffers, flat, guidance_layout, resolve
+from backend.activations.rows import RowBuffers
 from backend.activations.site import Site
-from backend.core.errors import AtlasError, Refused
-from backend.models.adapter import Adapter, listing
+from backend.core.errors import Refused
 
-__all__ = ["InterventionPoint", "PointSet", "RowBuffers", "guidance_layout", "install"]
-
-_PLACES = {"resid_pre": "input", "update": "update"}
 _NAMES = tuple(f.name for f in fields(RowBuffers))
 
 
@@ -147,143 +141,6 @@ class InterventionPoint(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.site}, {'active' if self.active else 'idle'}"
-
-
-class PointSet:
-    """The intervention points of one adapter, by canonical site."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
-        self.points: dict[str, InterventionPoint] = {}
-        self._carriers: list[nn.Module] = []
-        self._capacity = {"k": 0, "n_tokens": 1}
-
-    def __getitem__(self, site: str | Site) -> InterventionPoint:
-        """The point at ``site``; raises ``Refused`` listing the sites that have one."""
-        name = str(Site.parse(site, model=self.adapter.name))
-        if name not in self.points:
-            raise Refused(
-                f"Steering at '{name}' was asked for.",
-                "This site has no intervention point.",
-                f"Sites that have one: {listing(list(self.points))}.",
-            )
-        return self.points[name]
-
-    def reserve(self, *, k: int = 0, n_tokens: int = 1) -> None:
-        """Pad all later buffers to at least ``k`` columns and ``n_tokens`` tokens: fewer shapes, fewer graphs."""
-        self._capacity = {"k": k, "n_tokens": n_tokens}
-
-    def set(self, rows: Sequence, *, layout: Sequence[tuple[int, Half]] | None = None,
-            progress: float | Sequence[float] | None = None) -> None:  # fmt: skip
-        """Write the interventions of every row into the points; points that no row names become idle.
-
-        Arguments as in ``backend.activations.rows.resolve``. Raises ``Refused`` for a site without a point, before
-        anything is written.
-        """
-        for row in rows:
-            for item in flat(row):
-                self[item.site]
-        resolved = resolve(rows, layout=layout, progress=progress)
-        stacked = {
-            name: RowBuffers.stack(
-                [[item for item in row if str(item.site) == name] for row in resolved], **self._capacity
-            )
-            for name in self.points
-        }
-        for name, buffers in stacked.items():
-            self.points[name].set(buffers)
-
-    def clear(self) -> None:
-        """Make all points idle."""
-        for point in self.points.values():
-            point.set(None)
-
-    @contextlib.contextmanager
-    def apply(self, rows: Sequence, *, layout: Sequence[tuple[int, Half]] | None = None,
-              progress: float | Sequence[float] | None = None) -> Iterator[PointSet]:  # fmt: skip
-        """Steer whatever runs inside the ``with``; afterwards the points are as they were before."""
-        before = {name: point.rows for name, point in self.points.items()}
-        try:
-            self.set(rows, layout=layout, progress=progress)
-            yield self
-        finally:
-            for name, buffers in before.items():
-                self.points[name].set(buffers)
-
-    @contextlib.contextmanager
-    def reading(self, sites: Sequence[str | Site]) -> Iterator[dict[str, list[Tensor]]]:
-        """Collect x (R, T, d) at ``sites``, one entry a call of the module, behind any intervention."""
-        points = {str(Site.parse(site, model=self.adapter.name)): self[site] for site in sites}
-        seen: dict[str, list[Tensor]] = {name: [] for name in points}
-        before = {name: point.capture for name, point in points.items()}
-        try:
-            for name, point in points.items():
-                point.capture = seen[name].append
-            yield seen
-        finally:
-            for name, point in points.items():
-                point.capture = before[name]
-
-    @contextlib.contextmanager
-    def editing(self, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[PointSet]:
-        """Run any function x (R, T, d) → x' at sites, eagerly: the exact path for non-linear edits."""
-        points = {site: self[site] for site in edits}
-        before = {site: point.edit for site, point in points.items()}
-        try:
-            for site, point in points.items():
-                point.edit = edits[site]
-            yield self
-        finally:
-            for site, point in points.items():
-                point.edit = before[site]
-
-    def uninstall(self) -> None:
-        """Give every module its own class back and forget the points."""
-        for module in self._carriers:
-            release(module)
-        self._carriers.clear()
-        self.points.clear()
-        self.adapter.point_set = None
-
-    def _add(self, site: Site) -> None:
-        if str(site) in self.points:
-            return
-        try:
-            _, _, module = self.adapter.module_at(f"{site.model}/{site.path}", part=site.part)
-        except AtlasError:
-            raise Refused(
-                f"An intervention point at '{site}' was asked for.",
-                f"'{self.adapter.name}' has no module there.",
-                f"Sites that can carry one: {listing(self.adapter.site_names())}.",
-            ) from None
-        place = _PLACES.get(site.part, "output")
-        point = carried(module).get(place) or InterventionPoint(site)
-        if point.site != site:
-            raise Refused(
-                f"An intervention point at '{site}' was asked for.",
-                f"This place already has one under the name '{point.site}'.",
-                "Use that name.",
-            )
-        carry(module, place, point)
-        self._carriers.append(module)
-        self.points[str(site)] = point
-
-
-def install(adapter: Adapter, sites: Sequence[str | Site]) -> PointSet:
-    """Put intervention points at ``sites`` of every model of the adapter (the UNet and its few-step twin).
-
-    Installing twice keeps the first point. Returns the adapter's one ``PointSet``. Raises ``Refused`` for a site that
-    cannot carry a point, listing those that can.
-    """
-    if adapter.point_set is None:
-        adapter.point_set = PointSet(adapter)
-    wanted = [Site.parse(site, model=adapter.name) for site in ([sites] if isinstance(sites, (str, Site)) else sites)]
-    for site in wanted:
-        adapter.point_set._add(site)
-    for site in wanted:
-        for model in adapter.models:
-            adapter.point_set._add(site.on(model))
-    return adapter.point_set
 
 
 def tokens(value: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 An adapter owns one or more modules of one layout (a UNet and its few-step twin), lists their canonical sites
 and finds the module behind a path. It changes nothing in the model: intervention points are installed by
-``backend.activations.point``.
+``backend.activations.point_set``.
 
 Not covered: loading (``backend.models.registry``), sampling and generation.
 """
@@ -40,7 +40,7 @@ class Adapter:
         self.layout = layout
         self._revision = revision
         self.point_set = None
-        """The installed intervention points, filled by ``backend.activations.point.install``."""
+        """The installed intervention points, filled by ``backend.activations.point_set.install``."""
 
     @classmethod
     def from_module(cls, model: nn.Module, *, sites: Sequence[str], name: str = "custom") -> Adapter:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.activations.point import install
+from backend.activations.point_set import install
 from backend.activations.site import Site
 from backend.core.device import autocast
 from backend.core.settings import assets_dir

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from backend.activations.point import PointSet
+from backend.activations.point_set import PointSet
 from backend.activations.rows import Half, resolve
 from backend.activations.site import Site
 from backend.core.errors import Invalid

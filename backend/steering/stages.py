@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from backend.activations.point import guidance_layout, install
+from backend.activations.point_set import install
+from backend.activations.rows import guidance_layout
 from backend.core.device import has_fast_bf16
 from backend.core.errors import Refused
 from backend.models import sampler

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from transformers import DynamicCache
 
-from backend.activations.point import install
+from backend.activations.point_set import install
 from backend.core.errors import Invalid, NotFound
 from backend.manifolds.behaviour import Coherence, coherence, with_other
 from backend.manifolds.manifold import mean_coordinate

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from backend.activations.carrier import Carrier
-from backend.activations.point import install
+from backend.activations.point_set import install
 from backend.activations.site import Site
 from backend.core.errors import Invalid, NotFound, Refused
 from backend.models.adapter import Adapter
@@ -137,7 +137,7 @@ def test_a_few_step_unet_of_another_layout_is_refused(pipeline):
 
 def test_the_whole_pipeline_runs_through_the_points(image):
     """The library's own sampler meets the point: guidance stacks both halves into one call."""
-    from backend.activations.point import guidance_layout
+    from backend.activations.rows import guidance_layout
 
     def picture():
         generator = torch.Generator().manual_seed(0)

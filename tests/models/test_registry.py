@@ -103,7 +103,7 @@ def test_the_revision_is_that_of_the_files(collection, tmp_path):
 
 def test_a_real_checkpoint_is_steered_through_the_librarys_own_generation():
     """Llama weights trained by others: idle points leave generation as it was, an active one changes it."""
-    from backend.activations.point import install
+    from backend.activations.point_set import install
     from backend.core.settings import realdata_dir
     from backend.steering.intervention import Intervention
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from backend.activations.point import install
+from backend.activations.point_set import install
 from backend.core.errors import Invalid, NotFound, Refused
 from backend.engine.cache import ByteCache
 from backend.engine.scheduler import Scheduler

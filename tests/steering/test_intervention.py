@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backend.activations.point import install
+from backend.activations.point_set import install
 from backend.core.errors import Invalid, Refused
 from backend.models.adapter import Adapter
 from backend.steering.intervention import Intervention, Interventions, encode_edit_decode, exact_edit, orthonormal
