@@ -2,7 +2,6 @@
 
     board(adapter, SinkRequest)  → SinkBoard       every head: dominant column, value ratio, stable rank, label
     head(adapter, HeadRequest)   → HeadDetail      one head: pattern, norms, spectrum, and the effect of each exchange
-    examples(model)              → SinkExamples    pictures of the tabletop world, or texts, to look at
 
 Not covered: statistics over many inputs (the study ``first-sinks``).
 """
@@ -10,181 +9,24 @@ Not covered: statistics over many inputs (the study ``first-sinks``).
 from __future__ import annotations
 
 import base64
-import binascii
-import functools
 import io
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from backend.activations.attention import LayerHeads, attention_modules, heads_of
 from backend.activations.effects import causal_label, effects
+from backend.activations.head_inputs import Prepared, example_pictures, example_texts, prepare
 from backend.activations.sink import EVENT_SHARE, Sinks, diagnose, label, seen_by, spectrum
-from backend.core.errors import Invalid, NotFound
+from backend.core.errors import NotFound
 from backend.models.adapter import Adapter
-from backend.wire.sinks import HeadDetail, HeadRequest, HeadSummary, SinkBoard, SinkExample, SinkExamples, SinkRequest
-from backend.worlds import tabletop
-from backend.worlds.calendar import TASKS
+from backend.wire.sinks import HeadDetail, HeadRequest, HeadSummary, SinkBoard, SinkRequest
 
-N_EXAMPLES = 12
-EXAMPLE_SEED = 20_002
-"""Scenes that no recipe trains on."""
-PICTURE_BYTES = 4 * 2**20
 PATTERN = 96
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What DINOv3's own image processor subtracts and divides by."""
 EFFECT_FLOOR = 0.01
 """A change of the output below 1 % counts as none."""
-TEXTS = (
-    "Once upon a time there was a little girl who lived near the forest with her old dog and a red bird.",
-    "The harbour was quiet in the morning, and the boats came back one by one with fish for the market.",
-    "He opened the box very slowly, because nobody had told him what was inside or why it was so heavy.",
-    "Every summer the two brothers built a house in the tall tree behind the school and slept there.",
-    "When the rain stopped, she put on her coat and walked along the river to the bakery on the corner.",
-    "A small mouse found a piece of cheese on the table, but the cat was sleeping right beside the chair.",
-)
-"""Texts for language models that have no world of their own here."""
-
-
-class Prepared(NamedTuple):
-    """One input, ready to run, and the names of its tokens."""
-
-    inputs: Tensor
-    tokens: list[str]
-    types: list[str]
-    picture: Image.Image | None
-    grid: int
-    n_special: int
-
-
-# ------------------------------------------------------------------------------------------------------- inputs
-
-
-@functools.lru_cache(maxsize=2)
-def example_pictures(n: int = N_EXAMPLES, seed: int = EXAMPLE_SEED) -> tuple[np.ndarray, tuple[str, ...]]:
-    """``n`` tabletop scenes (n, 128, 128, 3) uint8 that no recipe trains on, and a caption of each."""
-    generator = torch.Generator().manual_seed(seed)
-    factors = tabletop.sample_factors(n, generator)
-    captions = tuple(tabletop.caption(factors, i, generator) for i in range(n))
-    return tabletop.render(factors).images.numpy(), captions
-
-
-@functools.lru_cache(maxsize=8)
-def example_texts(model: str, n: int = N_EXAMPLES) -> tuple[str, ...]:
-    """Texts to look at: questions of the calendar world for its model, plain sentences for any other."""
-    if model != "calendar-llama":
-        return TEXTS[:n]
-    prompts = [task.prompts() for task in TASKS.values()]
-    return tuple(prompts[i % len(prompts)][17 * i % len(prompts[i % len(prompts)])].text for i in range(n))
-
-
-def examples(model: str = "tabletop-dino", *, n: int = N_EXAMPLES, size: int = 96) -> tuple[SinkExamples, list[bytes]]:
-    """What there is to look at: the header, and one WebP thumbnail a picture (no bytes for texts)."""
-    if "llama" in model.lower() or model == "stories260k":
-        texts = example_texts(model, n)
-        return SinkExamples(examples=[SinkExample(index=i, caption=t, text=t) for i, t in enumerate(texts)]), []
-    pictures, captions = example_pictures(n)
-    entries, blobs, offset = [], [], 0
-    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        file = io.BytesIO()
-        Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS).save(file, "WEBP", quality=85)
-        blob = file.getvalue()
-        entries.append(SinkExample(index=i, caption=caption, offset=offset, length=len(blob), width=size, height=size))
-        blobs.append(blob)
-        offset += len(blob)
-    return SinkExamples(examples=entries), blobs
-
-
-def pixels_of(adapter: Adapter, picture: Image.Image) -> Tensor:
-    """A picture (square crop of its middle) as the model sees it, (1, 3, S, S)."""
-    size = adapter.model.config.image_size
-    size = size if isinstance(size, int) else size[0]
-    edge = min(picture.size)
-    left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-    picture = picture.convert("RGB").crop((left, top, left + edge, top + edge))
-    if edge != size:
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
-    x = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
-    return ((x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])[None]
-
-
-def _decode(data: str) -> Image.Image:
-    try:
-        raw = base64.b64decode(data.partition(",")[2] if data.startswith("data:") else data, validate=True)
-        if len(raw) > PICTURE_BYTES:
-            raise Invalid("A picture was sent.", f"It has {len(raw) / 2**20:.1f} MB; 4 MB are allowed.", "Shrink it.")
-        picture = Image.open(io.BytesIO(raw))
-        # A small file can unfold into a picture of gigabytes.
-        if picture.width * picture.height > 40_000_000:
-            raise Invalid("A picture was sent.", f"It has {picture.width} × {picture.height} pixels.", "Shrink it.")
-        return picture.convert("RGB")
-    except (binascii.Error, ValueError, UnidentifiedImageError, OSError) as error:
-        raise Invalid("A picture was sent.", "It is not a PNG, JPEG or WebP in base64.", "Choose another.") from error
-
-
-def prepare(adapter: Adapter, request: SinkRequest) -> Prepared:
-    """The input that a request names; its own text or picture, else an example (the first by default).
-
-    Raises ``Invalid`` for a text given to a vision model (and the reverse), ``NotFound`` for an example not there.
-    """
-    if adapter.kind == "text":
-        if request.image is not None:
-            raise Invalid("A picture was sent.", f"'{adapter.name}' reads text.", "Send a text.")
-        text = request.text
-        if text is None:
-            text = _pick(example_texts(adapter.name), request.example)
-        return _prepare_text(adapter, text)
-    if request.text is not None:
-        raise Invalid("A text was sent.", f"'{adapter.name}' looks at pictures.", "Send a picture or an example.")
-    picture = (
-        _decode(request.image)
-        if request.image is not None
-        else Image.fromarray(_pick(example_pictures()[0], request.example))
-    )
-    return _prepare_picture(adapter, picture)
-
-
-def _pick(options: Sequence, index: int | None):
-    if index is not None and index >= len(options):
-        raise NotFound(f"Example {index} was asked for.", f"There are {len(options)}.", "Count from 0.")
-    return options[index or 0]
-
-
-def _prepare_text(adapter: Adapter, text: str) -> Prepared:
-    ids = adapter.tokenizer(text, return_tensors="pt")["input_ids"]
-    limit = min(512, getattr(adapter.model.config, "max_position_embeddings", 512))
-    ids = ids[:, :limit]
-    if ids.shape[1] < 2:
-        raise Invalid(f"The text {text!r} was sent.", "It has fewer than two tokens.", "Send a longer text.")
-    special = set(adapter.tokenizer.all_special_ids)
-    tokens = [adapter.tokenizer.convert_ids_to_tokens(i) if i in special else adapter.tokenizer.decode([i])
-              for i in ids[0].tolist()]  # fmt: skip
-    types = [
-        "bos" if i == adapter.tokenizer.bos_token_id else "first" if at == 0 else "special" if i in special
-        else "word" if any(c.isalnum() for c in token) else "delimiter"
-        for at, (i, token) in enumerate(zip(ids[0].tolist(), tokens, strict=True))
-    ]  # fmt: skip
-    return Prepared(ids, tokens, types, None, 0, sum(t in ("bos", "special") for t in types))
-
-
-def _prepare_picture(adapter: Adapter, picture: Image.Image) -> Prepared:
-    pixels = pixels_of(adapter, picture)
-    config = adapter.model.config
-    patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
-    side = pixels.shape[-1] // patch
-    n_registers = getattr(config, "num_register_tokens", 0) or 0
-    tokens = ["CLS", *(f"register {i + 1}" for i in range(n_registers))]
-    types = ["CLS", *["register"] * n_registers, *["patch"] * side**2]
-    tokens += [f"patch {i // side},{i % side}" for i in range(side**2)]
-    return Prepared(pixels, tokens, types, picture, side, 1 + n_registers)
-
-
-# -------------------------------------------------------------------------------------------------------- board
 
 
 def _summary(heads: LayerHeads, found: Sinks, head: int, prepared: Prepared) -> HeadSummary:

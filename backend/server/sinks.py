@@ -67,7 +67,7 @@ async def get_examples(
     """Inputs to look at; the container's header is ``SinkExamples``, its body the thumbnails (WebP)."""
 
     def run() -> Any:
-        from backend.activations.heads import examples
+        from backend.activations.head_inputs import examples
 
         return examples(model)
 

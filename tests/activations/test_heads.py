@@ -14,7 +14,7 @@ from backend.activations import heads as board_of
 from backend.activations.attention import LayerHeads, adding, attention_modules, heads_of, run
 from backend.activations.effects import NAMES, causal_label, effects
 from backend.activations.sink import diagnose, label, seen_by, spectrum
-from backend.core.errors import Invalid, NotFound, Refused
+from backend.core.errors import NotFound, Refused
 from backend.models.adapter import Adapter
 from backend.models.language import TextAdapter
 from backend.models.vision import VisionAdapter
@@ -304,51 +304,7 @@ def test_a_long_pattern_is_pooled():
     assert pooled.shape == (96, 96) and torch.allclose(pooled, torch.full((96, 96), 1 / 200))
 
 
-def picture(size, kind="PNG") -> str:
-    file = io.BytesIO()
-    Image.new("RGB", size).save(file, kind)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-@pytest.mark.parametrize(
-    "request_, error",
-    [
-        (SinkRequest(model="d", text="hello"), Invalid),
-        (SinkRequest(model="d", image="not a picture"), Invalid),
-        (SinkRequest(model="d", image=base64.b64encode(b"plain").decode()), Invalid),
-        (SinkRequest(model="d", image=picture((9000, 6000), "JPEG")), Invalid),
-        (SinkRequest(model="d", example=999), NotFound),
-    ],
-)
-def test_wrong_inputs_of_a_vision_model_are_refused(request_, error):
-    with pytest.raises(error):
-        board_of.prepare(dino(), request_)
-
-
-def test_wrong_inputs_of_a_language_model_are_refused():
-    with pytest.raises(Invalid):
-        board_of.prepare(llama(), SinkRequest(model="l", image=picture((8, 8))))
-    with pytest.raises(Invalid, match="two tokens"):
-        board_of.prepare(llama(), SinkRequest(model="l", text=""))
-
-
 @pytest.mark.parametrize("change", [{"layer": 3}, {"head": 3}, {"query": 99}])
 def test_heads_that_are_not_there_are_refused(change):
     with pytest.raises(NotFound):
         board_of.head(dino(), HeadRequest(model="d", **{"layer": 0, "head": 0, **change}))
-
-
-def test_a_picture_of_any_size_is_cropped_to_the_models():
-    adapter = dino()
-    tall = Image.new("RGB", (100, 300), (255, 0, 0))
-    assert board_of.pixels_of(adapter, tall).shape == (1, 3, 64, 64)
-
-
-def test_examples_are_pictures_or_texts():
-    header, blobs = board_of.examples("tabletop-dino", n=4)
-    assert len(header.examples) == len(blobs) == 4
-    for entry, blob in zip(header.examples, blobs, strict=True):
-        assert entry.length == len(blob) and Image.open(io.BytesIO(blob)).size == (entry.width, entry.height)
-    assert header.examples[1].offset == len(blobs[0]) and header.examples[0].caption
-    header, blobs = board_of.examples("calendar-llama")
-    assert not blobs and len({e.text for e in header.examples}) == len(header.examples)

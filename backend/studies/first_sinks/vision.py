@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from backend.activations.attention import heads_of
-from backend.activations.heads import pixels_of
+from backend.activations.head_inputs import pixels_of
 from backend.activations.sink import EVENT_SHARE, diagnose, label
 from backend.models.registry import folder_of, load
 from backend.models.vision import VisionAdapter
