@@ -23,11 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from backend.activations.harvest import harvest, slug
-from backend.activations.site import Site
-from backend.core.device import autocast
+from backend.activations.harvest import slug
 from backend.core.errors import NotFound
 from backend.core.settings import assets_dir
 from backend.featurizers import statistics
@@ -35,30 +32,13 @@ from backend.featurizers.browse import Data, Layout, build_browse
 from backend.featurizers.grassmannian import Grassmannian
 from backend.featurizers.trainer import Quality, Run, Training, measure
 from backend.featurizers.union import greedy_union
-from backend.manifolds.block_ring import (
-    BlockRing,
-    RingName,
-    block_codes,
-    block_manifold,
-    find_rings,
-    name_ring,
-    shape_of_block,
-)
-from backend.manifolds.steerable import SteerableManifold
-from backend.manifolds.store import save_manifold
+from backend.manifolds.block_ring import find_rings, shape_of_block
 from backend.models.adapter import Adapter
 from backend.models.registry import available, load
 from backend.recipes import gates, loop
-from backend.recipes.tabletop_vae import encode, to_model
-from backend.wire.capabilities import ManifoldInfo, Tick
+from backend.recipes.tabletop_activations import Factors, Images, read, scenes
+from backend.recipes.tabletop_rings import Named, name_rings, save_rings
 from backend.worlds import tabletop
-from backend.worlds.tabletop_captions import HUE_NAMES, caption
-
-TIMES = (259, 499)
-"""Training timesteps of the two least noisy few-step samples, where shape and colour are decided."""
-FOLLOWS = 0.5
-"""Circular correlation, on scenes not used for naming, from which a ring is said to follow a factor."""
-RING_NAMES = {"hue": "hue-ring", "light_azimuth": "light-ring-unlabelled", "yaw": "yaw-ring"}
 
 
 @dataclass(frozen=True)
@@ -88,123 +68,6 @@ PLANS: dict[str, Plan] = {
                  Training(steps=3000, batch=4096, lr=2e-3), n_train=4000),
 }  # fmt: skip
 
-Images, Factors = np.ndarray, dict[str, np.ndarray]
-
-
-def scenes(split: str, n: int, *, seed: int = 0) -> tuple[Images, Factors]:
-    """``n`` scenes of a rendered split, drawn without replacement and kept in order."""
-    images, factors = tabletop.rendered(split)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:n])
-    return np.asarray(images[rows]), {k: np.asarray(v)[rows] for k, v in factors.items()}
-
-
-def wordings(factors: Factors, *, seed: int) -> list[str]:
-    """One caption of every scene."""
-    values = {k: torch.from_numpy(np.asarray(v)) for k, v in factors.items()}
-    generator = torch.Generator().manual_seed(seed)
-    return [caption(values, i, generator) for i in range(len(values["shape"]))]
-
-
-def harvest_vision(adapter: Adapter, site: str, images: Images, *, batch: int = 100) -> Tensor:
-    """Patch tokens ``(n, T, d)`` at a layer of a vision transformer, class token and registers left out."""
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-
-    def forward(rows: np.ndarray) -> None:
-        x = (torch.from_numpy(rows).float() / 255 - mean) / std
-        adapter.model(x.permute(0, 3, 1, 2).to(adapter.device, adapter.dtype))
-
-    batches = (images[i : i + batch] for i in range(0, len(images), batch))
-    skip = adapter.n_prefix
-    found = harvest(adapter, [site], batches, forward, select=lambda x: x[:, skip:])
-    return torch.cat([part.x[str(Site.parse(site, model=adapter.name))].float() for part in found])
-
-
-def harvest_image(adapter: Adapter, site: str, images: Images, texts: Sequence[str], *, times: Sequence[int] = TIMES,
-                  seed: int = 0, batch: int = 64) -> Tensor:  # fmt: skip
-    """Activations ``(n · times, T, d)`` of the UNet on noised latents of pictures with their captions.
-
-    The rows of one scene stand together, one for each time. The few-step UNet is read where there is one, since it is
-    what a drag steers.
-    """
-    unet, model = adapter.unet, adapter.name
-    if getattr(adapter, "unet_lcm", None) is not None:
-        unet, model = adapter.unet_lcm, f"{adapter.name}-lcm"
-    named = str(replace(Site.parse(site, model=adapter.name), model=model))
-    alphas = adapter.scheduler.alphas_cumprod
-
-    def forward(start: int) -> None:
-        rows = slice(start, start + batch)
-        with autocast(adapter.device):
-            z = encode(adapter.vae, to_model(torch.from_numpy(images[rows])).to(adapter.device, adapter.vae.dtype))
-            embeds, pooled = adapter.encode_prompt(list(texts[rows]))
-            for t in times:
-                noise = torch.randn(z.shape, generator=loop.rng(seed, start * 1000 + t)).to(z)
-                noisy = alphas[t].sqrt() * z + (1 - alphas[t]).sqrt() * noise
-                unet(noisy.to(unet.dtype), torch.tensor(t, device=z.device), embeds,
-                     added_cond_kwargs={"text_embeds": pooled, "time_ids": adapter.time_ids(len(z))})  # fmt: skip
-
-    parts = []
-    for got in harvest(adapter, [named], range(0, len(images), batch), forward):
-        x = got.x[named].float()
-        # (calls, n, T, d) to (n, calls, T, d)
-        parts.append(x.view(len(times), -1, *x.shape[1:]).transpose(0, 1).flatten(0, 1))
-    return torch.cat(parts)
-
-
-def read(adapter: Adapter, plan: Plan, images: Images, factors: Factors, *, seed: int) -> tuple[Tensor, list[str], int]:
-    """Activations, captions and rows a scene."""
-    texts = wordings(factors, seed=seed + 5)
-    if adapter.kind == "image":
-        return harvest_image(adapter, plan.site, images, texts, seed=seed), texts, len(TIMES)
-    return harvest_vision(adapter, plan.site, images), texts, 1
-
-
-@dataclass(frozen=True)
-class Named:
-    """A ring found without labels, and what the labels say of it afterwards."""
-
-    ring: BlockRing
-    factor: str
-    name: RingName
-
-    @property
-    def follows(self) -> bool:
-        return self.name.correlation >= FOLLOWS
-
-
-@torch.no_grad()
-def name_rings(featurizer: Grassmannian, rings: Sequence[BlockRing], x: Tensor, factors: Factors, *,
-               seed: int = 0) -> list[Named]:  # fmt: skip
-    """Which cyclic factor each ring follows best, read where its block is strongest in each row of ``x`` (n, T, d)."""
-    out = []
-    normal = featurizer.normalise(x)
-    for ring in rings:
-        code, fired = block_codes(featurizer, ring.block, normal.flatten(0, 1))
-        strength = torch.where(fired, code.norm(dim=1), 0.0).view(x.shape[:2])
-        rows = (strength.amax(1) > 0).nonzero()[:, 0]
-        best = strength.argmax(1)[rows]
-        t = ring.coordinate(code.view(*x.shape[:2], -1)[rows, best])
-        keep = rows.numpy()
-        if len(keep) < 50:
-            continue
-        names = {f: name_ring(t, factors[f][keep], groups=factors["row"][keep], seed=seed) for f in tabletop.CYCLIC}
-        factor = max(names, key=lambda f: names[f].correlation)
-        out.append(Named(ring, factor, names[factor]))
-    return sorted(out, key=lambda n: -n.name.correlation)
-
-
-def ring_info(plan: Plan, named: Named, name: str) -> ManifoldInfo:
-    """How a named ring presents itself."""
-    words = HUE_NAMES if named.factor == "hue" else [f"{i * 45}°" for i in range(8)]
-    ticks = [Tick(t=i / len(words), label=word) for i, word in enumerate(words)]
-    title = {"hue": "Hue", "light_azimuth": "Light direction", "yaw": "Yaw"}[named.factor]
-    return ManifoldInfo(
-        name=name, title=f"{title} (found without labels)", model=plan.model, kind="ring", sites=[plan.site],
-        ticks=ticks, unit="°", factor=named.factor, origin="blocks", featurizer=plan.name, blocks=[named.ring.block],
-        prompts=["a cube on a table", "a sphere", "a photo of a cone"],
-        description=f"A ring in block {named.ring.block}, found without labels; it acts where the block is active.",
-    )  # fmt: skip
-
 
 def factor_table(table: statistics.CodeTable, factors: Factors, *, seed: int = 0) -> dict[str, dict]:
     """For every cyclic factor: held-out R² of the best single block, of the best union, and of all blocks together."""
@@ -224,7 +87,7 @@ def make(plan: Plan, adapter: Adapter, *, out: Path, manifolds: Path, train: tup
          say: Callable[[str], None] = print) -> dict:  # fmt: skip
     """Harvest, train, look for rings, name them, write featurizer, atlas and manifolds; returns the card."""
     say(f"{plan.name}: reading {len(train[0])} scenes at {plan.site}")
-    x = read(adapter, plan, *train, seed=seed)[0]
+    x = read(adapter, plan.site, *train, seed=seed)[0]
     featurizer = Grassmannian(x.shape[-1], plan.n_blocks, d_block=plan.d_block, k=plan.k, aux="dead",
                               generator=torch.Generator().manual_seed(seed))  # fmt: skip
     featurizer.fit_centring(iter(x.split(256)))
@@ -233,7 +96,7 @@ def make(plan: Plan, adapter: Adapter, *, out: Path, manifolds: Path, train: tup
     work = f"{plan.name}+{slug(plan.site)}+{adapter.revision[:8]}+{plan.n_blocks}x{plan.d_block}k{plan.k}"
     seconds = loop.run(work, plan.training.steps, modules=run.modules, optimizer=run.optimizer, step=run.step)
     run.finish()
-    x_held, texts, rows_each = read(adapter, plan, *held, seed=seed + 1)
+    x_held, texts, rows_each = read(adapter, plan.site, *held, seed=seed + 1)
     factors = {k: np.repeat(v, rows_each) for k, v in held[1].items()}
     factors["row"] = np.repeat(np.arange(len(held[0])), rows_each)
     quality = measure(featurizer, featurizer.normalise(x_held).flatten(0, 1))
@@ -241,7 +104,9 @@ def make(plan: Plan, adapter: Adapter, *, out: Path, manifolds: Path, train: tup
     # One row in a few is enough for a shape; labels are not looked at.
     rows = featurizer.normalise(x[:: max(1, len(x) * x.shape[1] // 120_000)]).flatten(0, 1)
     named = name_rings(featurizer, find_rings(featurizer, rows, seed=seed), x_held, factors, seed=seed)
-    saved = save_rings(featurizer, plan, named, rows, manifolds) if adapter.kind == "image" else {}
+    saved: dict[int, str] = {}
+    if adapter.kind == "image":
+        saved = save_rings(featurizer, named, rows, model=plan.model, site=plan.site, name=plan.name, folder=manifolds)
     # The atlas shows one row a scene: the least noisy time.
     first = slice(0, None, rows_each)
     shown = {k: factors[k][first] for k in (*tabletop.FACTORS, *tabletop.DERIVED)}
@@ -253,40 +118,6 @@ def make(plan: Plan, adapter: Adapter, *, out: Path, manifolds: Path, train: tup
         out, shape_of=shape_of_block, manifolds=saved, layout=layout, seed=seed,
     )  # fmt: skip
     return card
-
-
-def save_rings(featurizer: Grassmannian, plan: Plan, named: Sequence[Named], rows: Tensor,
-               folder: Path) -> dict[int, str]:  # fmt: skip
-    """Save the surest ring of each factor that it follows as a manifold; returns block → name."""
-    saved: dict[int, str] = {}
-    for one in named:
-        name = RING_NAMES[one.factor]
-        if not one.follows or name in saved.values():
-            continue
-        code, fired = block_codes(featurizer, one.ring.block, rows)
-        manifold = block_manifold(featurizer, one.ring, info=ring_info(plan, one, name), cloud=code[fired])
-        turn_to_angle(manifold, one.name)
-        manifold.measured |= {"correlation": one.name.correlation, "median_error_rad": one.name.median_error,
-                              "n_named": one.name.n}  # fmt: skip
-        save_manifold(manifold, folder / name)
-        saved[one.ring.block] = name
-    return saved
-
-
-def turn_to_angle(manifold: SteerableManifold, name: RingName) -> None:
-    """Measure the ring's coordinate in turns of the factor it was named after: the same places, other numbers.
-
-    So a target in degrees and what the reader reads are the same coordinate. Knots that fall together are merged.
-    """
-    for entry in manifold.sites.values():
-        at = torch.as_tensor(name.angle_of(entry.knots_t.double().numpy()) / (2 * np.pi)) % 1.0
-        order = at.argsort()
-        at, knots = at[order], entry.knots[:, order]
-        keep = torch.cat([at[1:] - at[:-1] > 2e-3, torch.tensor([True])])
-        entry.knots_t, entry.knots = at[keep].float(), knots[:, keep]
-    shown = manifold.display
-    if len(shown.point_t):
-        shown.point_t = torch.as_tensor(name.angle_of(shown.point_t.double().numpy()) / (2 * np.pi)).float() % 1.0
 
 
 def write_card(plan: Plan, featurizer: Grassmannian, quality: Quality, named: Sequence[Named], held: dict[str, dict],

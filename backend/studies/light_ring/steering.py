@@ -20,6 +20,7 @@ from backend.featurizers.grassmannian import Grassmannian
 from backend.manifolds.steerable import SteerableManifold
 from backend.manifolds.store import read_manifold, save_manifold
 from backend.models.registry import load
+from backend.recipes import tabletop_activations as activations
 from backend.recipes import tabletop_blocks as blocks
 from backend.recipes import tabletop_manifolds as rings
 from backend.studies.base import StudyContext, study
@@ -59,8 +60,8 @@ def unlabelled(ctx: StudyContext, adapter) -> list[Finding]:
         return [ctx.absent(measure_, claim, why) for measure_, (_, claim) in claims.items()]
     ctx.progress(0.92, "what unlabelled blocks hold")
     featurizer = Grassmannian.from_pretrained(folder)
-    images, factors = blocks.scenes("test", 1200 if ctx.scale == "small" else 2000, seed=ctx.seed)
-    x, _, rows_each = blocks.read(adapter, plan, images, factors, seed=ctx.seed + 1)
+    images, factors = activations.scenes("test", 1200 if ctx.scale == "small" else 2000, seed=ctx.seed)
+    x, _, rows_each = activations.read(adapter, plan.site, images, factors, seed=ctx.seed + 1)
     table = statistics.read_codes(featurizer, x[::rows_each])
     held = blocks.factor_table(table, factors, seed=ctx.seed)[FACTOR]
     order = np.random.default_rng(ctx.seed).permutation(len(images))
