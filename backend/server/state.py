@@ -125,8 +125,10 @@ class AtlasState:
                 first = ImageRequest(model=adapter.name, steps=info.default_steps, guidance=info.default_guidance)
                 self.scheduler.call(lambda: steerer.render(first), priority=Priority.JOB, user="warm-up").result()
         elif adapter.kind == "text" and self._warm:
+            from backend.steering.continuation import complete
+
             steerer = self.text_steerer(adapter, None)
-            self.scheduler.call(lambda: list(steerer.complete("a", 1)), priority=Priority.JOB, user="warm-up").result()
+            self.scheduler.call(lambda: list(complete(steerer, "a", 1)), priority=Priority.JOB, user="warm-up").result()
 
     async def model(self, name: str, kind: str) -> Any:
         """The adapter of a model of this kind, once it is loaded; raises ``NotFound``, ``Loading``, ``Invalid``."""

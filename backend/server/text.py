@@ -28,9 +28,15 @@ async def put_text(canvas: CanvasId, body: TextCanvasRequest, request: Request, 
     """The next-token distribution for every arm, or 204 where a newer ``seq`` replaced this one."""
     adapter = await atlas.model(body.model, "text")
     user = ("text", canvas)
-    future = atlas.mailbox.put(user, body.seq, lambda: atlas.text_work(
-        adapter, body.manifold, lambda steerer: steerer.frame(body), priority=Priority.DRAG, user=user
-    ))  # fmt: skip
+
+    def draw(steerer: Any) -> TextFrame:
+        from backend.steering.text_canvas import frame
+
+        return frame(steerer, body)
+
+    future = atlas.mailbox.put(
+        user, body.seq, lambda: atlas.text_work(adapter, body.manifold, draw, priority=Priority.DRAG, user=user)
+    )
     try:
         frame, spans = await settle(request, future, lambda: atlas.mailbox.abandon(user, body.seq))
     except Superseded as error:
@@ -42,9 +48,13 @@ async def put_text(canvas: CanvasId, body: TextCanvasRequest, request: Request, 
 async def post_path(body: PathRequest, request: Request, atlas: Atlas) -> Response:
     """Class probabilities on the way from ``t_from`` to ``t``, for every arm."""
     adapter = await atlas.model(body.model, "text")
-    work = atlas.text_work(
-        adapter, body.manifold, lambda steerer: steerer.path(body), priority=Priority.IMAGE, user=user_of(request)
-    )
+
+    def walk(steerer: Any) -> PathResponse:
+        from backend.steering.text_canvas import path
+
+        return path(steerer, body)
+
+    work = atlas.text_work(adapter, body.manifold, walk, priority=Priority.IMAGE, user=user_of(request))
     path, spans = await settle(request, atlas.submit(work), lambda: atlas.scheduler.cancel(work))
     return Response(_timed(path, spans).model_dump_json(), media_type="application/json")
 
@@ -79,9 +89,11 @@ async def post_completions(body: CompletionRequest, request: Request, atlas: Atl
     user = user_of(request)
 
     def begin(steerer: Any) -> Iterator[Any]:
-        return steerer.complete(
-            body.prompt, body.max_tokens, temperature=body.temperature, seed=body.seed or 0, steering=body.steering,
-            stop=stops, n_top=body.logprobs or 0,
+        from backend.steering.continuation import complete
+
+        return complete(
+            steerer, body.prompt, body.max_tokens, temperature=body.temperature, seed=body.seed or 0,
+            steering=body.steering, stop=stops, n_top=body.logprobs or 0,
         )  # fmt: skip
 
     manifold = body.steering.manifold if body.steering else None
