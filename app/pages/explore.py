@@ -1,4 +1,4 @@
-"""Explore: the map of a featurizer's blocks, and one block beside it: cloud, spectrum, tuning, examples, neighbours."""
+"""Explore: the map of a featurizer's blocks, and the chosen one beside it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import numpy as np
 import panel_material_ui as pmui
 import param
 
-from app.components import BlockMap, Examples, Picks, SearchBox, SpaceView
+from app.components import BlockMap, Picks, SearchBox
 from app.pages.address import bind
-from app.pages.layout import NONE, column, columns, heading, markup, row
+from app.pages.block_panel import BlockPanel
+from app.pages.layout import NONE, column, columns, row
 from app.pages.shell import Shell
 from app.views import blocks as views
-from app.views.theme import palette, skeleton
 from backend.wire.blocks import BlockDetail, BlockSummary
 from backend.wire.capabilities import Capabilities, FeaturizerInfo
 
-LANES = 8
 ANY = {"any topology": ""}
 
 
@@ -45,8 +44,6 @@ class Explore:
         self.featurizers: dict[str, FeaturizerInfo] = {}
         self.blocks: list[BlockSummary] = []
         self.factors: list[str] = []
-        self.detail: BlockDetail | None = None
-        self._columns: dict[str, np.ndarray] = {}
         self._turn, self._loading = 0, True
 
         s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
@@ -65,27 +62,13 @@ class Explore:
         self.map = BlockMap(waiting="Waiting for the backend …", on_pick=self._at, height_px=380, **wide)
         self.list = Picks(waiting="Waiting for the backend …", on_pick=self._open, height_px=420, **wide)
 
-        self.title = markup(skeleton("Choose a block on the map or in the list.", height=320))
-        self.cloud = SpaceView(
-            caption="The block's codes on their principal axes", height_px=300, axes=["1", "2", "3"], **wide
-        )
-        self.colour = pmui.Select(label="Cloud coloured by", options=[], size="small", **wide)
-        self.spectrum = markup()
-        self.tuning = markup()
-        self.explains = markup()
-        self.examples = Examples(lanes=LANES, waiting="Loading examples …", **wide)
-        self.heat = pmui.Switch(label="Where it fires", value=True, size="small", margin=0)
-        self.neighbours = Picks(waiting="No block fires together with it.", on_pick=self._open, height_px=150, **wide)
-        self.body = column(visible=False, gap=24)
+        self.panel = BlockPanel(on_open=self._open, on_colour=self._coloured)
 
         self.choice.param.watch(lambda e: self._loading or self._choose(e.new), "value")
         self.topology.param.watch(lambda e: self._filter(topology=e.new or ""), "value")
         self.factor.param.watch(lambda e: self._filter(factor=e.new or ""), "value")
         self.rank.param.watch(lambda e: self._filter(rank=e.new), "value_throttled")
         self.firing.param.watch(lambda e: self._filter(), "value_throttled")
-        self.colour.param.watch(lambda e: self._paint(e.new), "value")
-        self.heat.param.watch(lambda e: setattr(self.examples, "heat", e.new), "value")
-        self.examples.heat = True
 
     def view(self) -> pmui.Page:
         left = column(
@@ -102,57 +85,7 @@ class Explore:
             self.list,
             grow="1 1 460px",
         )
-        self.body.objects = [
-            columns(
-                column(
-                    heading(
-                        "Codes",
-                        "Where it fires, on the block's own axes. Drag to turn, click and use the wheel to zoom.",
-                    ),
-                    self.cloud,
-                    self.colour,
-                    grow="3 1 260px",
-                    gap=10,
-                ),
-                column(
-                    heading("Explains", "Held-out R² of each known factor."),
-                    self.explains,
-                    heading("Spectrum", "Share of the code's variance on each axis."),
-                    self.spectrum,
-                    grow="2 1 220px",
-                ),
-                gap=32,
-            ),
-            column(
-                row(
-                    column(
-                        heading(
-                            "Examples along the coordinate",
-                            "From the strongest down to the 10th percentile: the strongest alone would flatter it.",
-                        ),
-                        grow="1 1 240px",
-                        gap=10,
-                    ),
-                    self.heat,
-                ),
-                self.examples,
-                gap=8,
-            ),
-            columns(
-                column(
-                    heading("Tuning", "How strongly it fires around each cyclic factor; the radius is the mean code."),
-                    self.tuning,
-                    grow="3 1 260px",
-                    gap=10,
-                ),
-                column(
-                    heading("Neighbours", "Blocks that are active with it."), self.neighbours, grow="2 1 200px", gap=10
-                ),
-                gap=32,
-            ),
-        ]
-        right = column(self.title, self.body, grow="1.15 1 500px", gap=24)
-        return self.shell.page(columns(left, right))
+        return self.shell.page(columns(left, self.panel.view()))
 
     # ------------------------------------------------------------------ what people do
 
@@ -208,7 +141,7 @@ class Explore:
             if not name:
                 told = "No featurizer is installed. Train one with: manifold-atlas train"
                 self.map.waiting = self.list.waiting = told
-                self.title.object = skeleton(told, height=320, waiting=False)
+                self.panel.tell(told, waiting=False)
             self._loading = False
 
         self.shell.show(fill)
@@ -244,8 +177,8 @@ class Explore:
         self.shell.show(draw)
 
     async def _block(self, featurizer: str, index: int, turn: int) -> None:
-        if self.detail is None:
-            self.shell.show(lambda: setattr(self.title, "object", skeleton(f"Loading block {index} …", height=320)))
+        if self.panel.detail is None:
+            self.shell.show(lambda: self.panel.tell(f"Loading block {index} …"))
         (detail, data), (header, body) = await asyncio.gather(
             self.shell.client.block(featurizer, index), self.shell.client.cloud(featurizer, index)
         )
@@ -254,50 +187,19 @@ class Explore:
         def draw() -> None:
             if turn != self._turn:
                 return
-            self.detail, self._columns = detail, known
             self.shell.clear()
-            self.title.object = views.title(detail, steer=self._steer_at(detail))
-            names, colours = views.lanes(detail, LANES)
-            self.examples.param.update(
-                frame=data,
-                items=views.example_items(detail),
-                lane_labels=names,
-                lane_colours=colours,
-                waiting="This block has no examples.",
-            )
-            self.explains.object = views.factor_lines(detail)
-            self.spectrum.object = views.spectrum(detail)
-            self.tuning.object = views.tuning(detail)
             here = {b.index: i for i, b in enumerate(self.blocks)}
             near = [n for n in detail.neighbours if n in here]
             self.map.near = [here[n] for n in near]
-            self.neighbours.rows = views.rows([self.blocks[here[n]] for n in near], most=8)
-            words = {("coordinate along its shape" if c == "t" else c.replace("_", " ")): c for c in header.columns}
-            chosen = self.state.colour if self.state.colour in header.columns else (header.columns or [""])[0]
-            self._loading = True
-            self.colour.options = words
-            self.colour.value = chosen or None
-            self._loading = False
-            shares = [*header.variance, 0.0, 0.0, 0.0][:3]
-            self.cloud.param.update(
-                points=np.ascontiguousarray(xyz, "<f4").tobytes(),
-                caption=f"Code cloud of block {index}, {header.n} points",
-                axes=[f"{i + 1} · {100 * v:.0f} %" for i, v in enumerate(shares)],
-            )
-            self._paint(chosen)
-            self.body.visible = True
+            self.panel.show(
+                detail, data, header, xyz, known, colour=self.state.colour, steer=self._steer_at(detail),
+                near=[self.blocks[here[n]] for n in near],
+            )  # fmt: skip
 
         self.shell.show(draw)
 
-    def _paint(self, name: str | None) -> None:
-        """Colour the cloud by one column; the same colours as everywhere for the same place."""
-        if not name or name not in self._columns or self.detail is None:
-            return
-        if not self._loading:
-            self.state.colour = "" if name == "t" else name
-        around = views.cyclic(name, self.detail)
-        index = views.colour_index(self._columns[name], around=around, name=name)
-        self.cloud.param.update(palette=palette("ring" if around else "line"), colour_index=index.tobytes())
+    def _coloured(self, name: str) -> None:
+        self.state.colour = "" if name == "t" else name
 
     def _steer_at(self, block: BlockDetail) -> str | None:
         """The address of the page that steers a block's manifold."""

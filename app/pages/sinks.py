@@ -9,12 +9,12 @@ import param
 
 from app.client.backend import BackendError
 from app.client.latest import LatestWins
-from app.components import AttentionView, Examples, HeadBoard
+from app.components import Examples, HeadBoard
 from app.pages.address import bind
+from app.pages.head_panel import HeadPanel
 from app.pages.layout import NONE, column, columns, heading, markup, quiet, row
 from app.pages.shell import Shell
 from app.views import heads
-from app.views.theme import skeleton
 from backend.wire.capabilities import Capabilities, ModelInfo
 from backend.wire.sinks import HeadDetail, HeadRequest, SinkBoard, SinkExamples, SinkRequest
 
@@ -42,7 +42,6 @@ class Sinks:
         self.models: dict[str, ModelInfo] = {}
         self.examples_of: SinkExamples | None = None
         self.board: SinkBoard | None = None
-        self.detail: HeadDetail | None = None
         self.upload: str | None = None
         self._loading, self._examples_model = True, ""
         self.asked: int | None = None
@@ -84,14 +83,7 @@ class Sinks:
         self.legend = markup()
         self.rule = quiet()
         self.scatter = markup()
-        self.title = markup(skeleton("Choose a head on the board.", height=320))
-        self.seen = AttentionView(waiting="Reading the head …", on_query=self._query, **wide)
-        self.seen_note = quiet()
-        self.norms = markup()
-        self.spectrum = markup()
-        self.effects = markup()
-        self.timing = quiet()
-        self.body = column(visible=False, gap=24)
+        self.panel = HeadPanel(on_query=self._query)
 
         self.choice.param.watch(lambda e: self._loading or self._choose(e.new), "value")
         self.measure.param.watch(lambda e: self._resize(e.new), "value")
@@ -120,35 +112,7 @@ class Sinks:
             self.rule,
             grow="1.2 1 500px",
         )
-        self.body.objects = [
-            column(self.seen_note, self.seen, gap=12),
-            columns(
-                column(
-                    heading(
-                        "What the sink does to the output",
-                        "Change of the model's output, relative to its size, with attention held fixed.",
-                    ),
-                    self.effects,
-                    grow="3 1 300px",
-                    gap=10,
-                ),
-                column(
-                    heading("Spectrum of its update", "Shares of the squared singular values."),
-                    self.spectrum,
-                    grow="2 1 220px",
-                    gap=10,
-                ),
-                gap=32,
-            ),
-            column(
-                heading("Value norms", "Norm of each key's output-projected value; the sink is warm."),
-                self.norms,
-                gap=8,
-            ),
-            self.timing,
-        ]
-        right = column(self.title, self.body, grow="1.3 1 480px", gap=24)
-        return self.shell.page(columns(left, right))
+        return self.shell.page(columns(left, self.panel.view()))
 
     # ------------------------------------------------------------------ what people do
 
@@ -251,7 +215,7 @@ class Sinks:
             if not ordered:
                 told = "No model with attention heads is installed. Make one with: manifold-atlas train tabletop-dino"
                 self.heads.waiting = told
-                self.title.object = skeleton(told, height=320, waiting=False)
+                self.panel.tell(told)
                 self._loading = False
                 return
             if self.state.model not in self.models:
@@ -326,49 +290,9 @@ class Sinks:
             board, h = self.board, detail.summary
             if board is None or (h.layer, h.head) != (self.state.layer, self.state.head):
                 return
-            self.detail = detail
             self.shell.clear()
-            named = detail.causal_label or h.label
-            self.title.object = (
-                f'<h1 class="atlas-h1">Layer {h.layer}, head {h.head} · {named}</h1>'
-                f"{heads.sentence(detail)}{heads.facts(detail)}"
-            )
-            chosen = self.asked if self.asked == detail.query else None
-            weights = detail.query_row if chosen is not None else detail.inflow
-            self.seen.param.update(
-                tokens=detail.tokens,
-                weights=weights,
-                picture=board.picture or "",
-                grid=board.grid,
-                special=board.special,
-                sink=h.sink,
-                query=chosen if chosen is not None else -1,
-                pattern=detail.pattern,
-            )
-            thing = "patch or token" if board.grid else "word"
-            told = (
-                f"Attention of “{detail.tokens[chosen].strip() or 'space'}”. Click it again for the mean of all."
-                if chosen is not None
-                else f"Mean attention that each {thing} receives. Click one to see where that query looks."
-            )
-            scaled = (
-                " Patches are shaded against their own largest, tokens against the largest of all."
-                if board.grid
-                else ""
-            )
-            self.seen_note.object = (
-                f'<h2 class="atlas-h2">Where it looks</h2><div class="atlas-quiet">{told}{scaled}</div>'
-            )
-            self.norms.object = heads.value_norms(detail)
-            self.spectrum.object = heads.spectrum(detail)
-            self.effects.object = heads.effects(detail)
+            self.panel.show(detail, board, asked=self.asked)
             self.scatter.object = heads.values_against_rank(board, (h.layer, h.head))
-            self.timing.object = (
-                '<div class="atlas-quiet">'
-                + " · ".join(f"{k} {v:.0f} ms" for k, v in detail.timing_ms.items())
-                + "</div>"
-            )
-            self.body.visible = True
 
         self.shell.show(draw)
 

@@ -170,26 +170,26 @@ async def test_steer_text_moves_the_answer(open_page):
 
 async def test_explore_opens_a_block_filters_and_recolours(open_page):
     page = await open_page(Explore)
-    assert page.state.block == 17 and page.body.visible and "Steer it" in page.title.object
-    assert "/steer-image?manifold=light-azimuth" in page.title.object
-    assert len(page.cloud.points) == 12 * len(page.cloud.colour_index)
+    assert page.state.block == 17 and page.panel.body.visible and "Steer it" in page.panel.title.object
+    assert "/steer-image?manifold=light-azimuth" in page.panel.title.object
+    assert len(page.panel.cloud.points) == 12 * len(page.panel.cloud.colour_index)
     page._filter(query="17")
     assert page.search.found == "1 of 512" and sum(page.map.shown) == 1
     page._filter(query="nothing like it")
     assert page.list.rows == [] and "widen" in page.list.waiting
     page._filter(query="", topology="line")
     assert 0 < sum(page.map.shown) < 512
-    before = page.cloud.colour_index
-    page.colour.value = "hue"
-    assert page.state.colour == "hue" and page.cloud.colour_index != before
+    before = page.panel.cloud.colour_index
+    page.panel.colour.value = "hue"
+    assert page.state.colour == "hue" and page.panel.cloud.colour_index != before
     page._at(3)
     await settle(page)
-    assert page.state.block == 3 and page.detail.index == 3
+    assert page.state.block == 3 and page.panel.detail.index == 3
 
 
 async def test_explore_restores_the_address(open_page):
     page = await open_page(Explore, featurizer="tabletop-dino-6", block=41, query="shape")
-    assert page.detail.index == 41 and len(page.blocks) == 3000 and page.map.chosen == 41
+    assert page.panel.detail.index == 41 and len(page.blocks) == 3000 and page.map.chosen == 41
 
 
 # ---------------------------------------------------------------------- sinks
@@ -197,15 +197,15 @@ async def test_explore_restores_the_address(open_page):
 
 async def test_sinks_opens_the_strongest_and_asks_for_a_query(open_page):
     page = await open_page(Sinks)
-    assert page.info.kind == "vision" and page.pictures.items and page.body.visible
+    assert page.info.kind == "vision" and page.pictures.items and page.panel.body.visible
     strongest = max((h for h in page.board.board if h.label != "no sink"), key=lambda h: h.strength)
     assert [page.state.layer, page.state.head] == [strongest.layer, strongest.head] == page.heads.chosen
     page._query(9)
     await settle(page)
-    assert page.seen.query == 9 and sum(page.seen.weights) == pytest.approx(1.0, abs=1e-6)
+    assert page.panel.seen.query == 9 and sum(page.panel.seen.weights) == pytest.approx(1.0, abs=1e-6)
     page._pick(0, 0)
     await settle(page)
-    assert page.detail.summary.layer == 0 and page.seen.query == -1
+    assert page.panel.detail.summary.layer == 0 and page.panel.seen.query == -1
     page._resize("value_ratio")
     assert max(c["value"] for c in page.heads.cells) == pytest.approx(1.0)
 
@@ -215,7 +215,7 @@ async def test_sinks_reads_own_text_and_refuses_a_large_picture(open_page):
     assert page.text.visible and not page.pictures.visible and page.lines.options
     page.text.value = "one two three"
     await settle(page)
-    assert [t.strip() for t in page.detail.tokens] == ["<bos>", "one", "two", "three"]
+    assert [t.strip() for t in page.panel.detail.tokens] == ["<bos>", "one", "two", "three"]
     page._own(b"x" * (5 * 2**20))
     assert "4 MB" in page.shell.banner.object
 
