@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,11 +13,12 @@ import pytest
 
 @pytest.fixture(scope="session")
 def stand_in() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("atlas_fake_backend", Path(__file__).with_name("fake_backend.py"))
+    folder = Path(__file__).with_name("fake_backend")
+    spec = importlib.util.spec_from_file_location(
+        "atlas_fake_backend", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     module = importlib.util.module_from_spec(spec)
-    # FastAPI resolves annotations of its routes by the module's name.
-    import sys
-
+    # Its own files and FastAPI find it by its name.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module

@@ -87,7 +87,7 @@ def backend(tmp_path_factory) -> Iterator[Process]:
     command = (
         [sys.executable, "-m", "backend.server"]
         if which_backend() == "real"
-        else [sys.executable, str(ROOT / "tests" / "app" / "fake_backend.py"), str(port)]
+        else [sys.executable, str(ROOT / "tests" / "app" / "fake_backend"), str(port)]
     )
     made = Process(
         command,
