@@ -1,8 +1,9 @@
-"""``bench``: how long a drag takes, stage by stage, as a client of the API sees it.
+"""``bench``: how long a drag takes, stage by stage, as a client of the API sees it; and how fast featurizers train.
 
 Each request moves the manifold coordinate a little, as a hand does; nothing is repeated, so caches help exactly as
 much as they help in a drag. Reported are median and 90th percentile in ms of each stage that the server names, of
 the whole request at the server (its sum) and of the round trip. The first request is reported apart: it loads.
+The bench of featurizers needs no backend (bench_featurizers.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from backend.cli import bench_featurizers
 from backend.cli.processes import backend_url
 from backend.core.errors import Invalid, NotFound
 from backend.wire.canvas import CanvasRequest, FrameHeader, Steer
@@ -45,26 +47,47 @@ def summary(stages: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def bench(
-    kind: Annotated[str, typer.Argument(help="image or text.")],
+    kind: Annotated[str, typer.Argument(help="image, text or featurizers.")],
     n: Annotated[int, typer.Option(min=2, max=1000, help="Requests to measure.")] = 20,
     url: Annotated[str | None, typer.Option(help="A running backend; by default the local one, or its own.")] = None,
     manifold: Annotated[str | None, typer.Option(help="Manifold to drag along; by default the first.")] = None,
     arms: Annotated[str, typer.Option(help="Comma-separated arms.")] = "off,manifold,chord",
     steps: Annotated[int | None, typer.Option(help="Sampler steps (image); by default the model's own.")] = None,
     preview: Annotated[bool, typer.Option(help="Ask for previews, as during a drag (image).")] = True,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to train on (featurizers).")] = 65536,
+    setting: Annotated[str, typer.Option(help="d,G,b,k,batch (featurizers).")] = "768,4096,3,16,2048",
+    only: Annotated[str | None, typer.Option(help="Comma-separated competitors (featurizers); by default all.")] = None,
+    peers: Annotated[str | None, typer.Option(
+        envvar=bench_featurizers.PEERS_ENVIRONMENT, help="Interpreter that has the peers installed (featurizers).",
+    )] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (featurizers).")] = None,
+    autocast: Annotated[bool, typer.Option(help="Peers under bf16 autocast (featurizers).")] = False,
     json_line: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
-) -> None:
-    """Measure the latency of steering through the API, in ms per stage.
+) -> None:  # fmt: skip
+    """Measure the latency of steering through the API, in ms per stage; or the speed of training featurizers.
 
     Example: `manifold-atlas bench image --n 40`
 
     Example: `manifold-atlas bench text --url http://gpu-machine:8000 --json`
+
+    Example: `manifold-atlas bench featurizers --tokens 200000 --peers peers/bin/python --json`, after
+    `python -m venv peers && peers/bin/pip install sae-lens overcomplete eai-sparsify dictionary-learning`
     """
-    if kind not in ("image", "text"):
-        raise Invalid(f"bench {kind!r} was asked for.", "There are image and text.", "Choose one of these.")
+    if kind not in ("image", "text", "featurizers"):
+        raise Invalid(f"bench {kind!r} was asked for.", "There are image, text and featurizers.",
+                      "Choose one of these.")  # fmt: skip
+    console = Console(stderr=True)
+    if kind == "featurizers":
+        chosen = bench_featurizers.parse(setting, tokens=tokens, device=device, autocast=autocast)
+        with console.status("starting") as status:
+            found = bench_featurizers.run(chosen, only=only.split(",") if only else None, python=peers,
+                                          say=status.update)  # fmt: skip
+        Console().print(bench_featurizers.report(found))
+        if json_line:
+            print(json.dumps(found))
+        return
     import httpx
 
-    console = Console(stderr=True)
     with console.status("looking for a backend") as status, backend_url(url, say=status.update) as base:
         status.stop()
         with httpx.Client(base_url=base, timeout=600.0, trust_env=False) as client:

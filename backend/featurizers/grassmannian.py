@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.featurizers.featurizer import Aux, Featurizer, unbiased_gain
@@ -37,7 +36,9 @@ def orthonormal(frames: Tensor) -> Tensor:
     if not bool(good.all()):
         q, r = torch.linalg.qr(x[~good].mT)
         out[~good] = (q * torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)[:, None, :]).mT
-    return out.to(frames.dtype)
+    # A triangular solve answers in columns; a parameter of that layout is slow, and a fused update of it needs
+    # moments of the same layout, which a checkpoint does not keep.
+    return out.to(frames.dtype).contiguous()
 
 
 class Grassmannian(Featurizer):
@@ -54,12 +55,12 @@ class Grassmannian(Featurizer):
         self.frame = nn.Parameter(orthonormal(torch.randn(n_blocks, d_block, d_in, generator=generator)))
         self.log_gain = nn.Parameter(torch.zeros(()))
 
-    def pre_codes(self, x: Tensor) -> Tensor:
-        a = F.linear(x, self.frame.flatten(0, 1)) * self.log_gain.exp()
-        return a.view(len(x), self.n_blocks, self.d_block)
+    def encoder_blocks(self) -> tuple[Tensor, Tensor | None]:
+        # The gain is left out: it changes no ranking.
+        return self.frame, None
 
-    def pre_code(self, x: Tensor, block: int) -> Tensor:
-        return F.linear(x, self.frame[block]) * self.log_gain.exp()
+    def gain_of_codes(self) -> Tensor | None:
+        return self.log_gain.exp()
 
     def frames(self) -> Tensor:
         return self.frame

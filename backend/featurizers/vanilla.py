@@ -11,7 +11,6 @@ With b = 1 it is a TopK sparse autoencoder with signed codes chosen by absolute 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.featurizers.featurizer import Aux, Featurizer, unbiased_gain
@@ -31,12 +30,9 @@ class Vanilla(Featurizer):
         self.encoder = nn.Parameter(self.decoder.detach().flatten(0, 1).clone())
         self.bias = nn.Parameter(torch.zeros(n_blocks * d_block))
 
-    def pre_codes(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.encoder, self.bias).view(len(x), self.n_blocks, self.d_block)
-
-    def pre_code(self, x: Tensor, block: int) -> Tensor:
-        rows = slice(block * self.d_block, (block + 1) * self.d_block)
-        return F.linear(x, self.encoder[rows], self.bias[rows])
+    def encoder_blocks(self) -> tuple[Tensor, Tensor | None]:
+        shape = (self.n_blocks, self.d_block)
+        return self.encoder.view(*shape, self.d_in), self.bias.view(shape)
 
     def frames(self) -> Tensor:
         return self.decoder

@@ -1,4 +1,4 @@
-"""Grassmannian, Vanilla and Group-Lasso featurizers: limit cases, gauge, planted subspaces, disk."""
+"""The contract of every featurizer; Grassmannian and Vanilla: limit cases, gauge, planted subspaces, disk."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ import torch
 
 from backend.activations.store import ActivationStore
 from backend.core.errors import Corrupt, Invalid, NotFound
+from backend.featurizers.batch_top import BatchTop
+from backend.featurizers.featurizer import VARIANTS as NAMES
 from backend.featurizers.featurizer import Featurizer
 from backend.featurizers.grassmannian import Grassmannian, orthonormal
 from backend.featurizers.group_lasso import GroupLasso
+from backend.featurizers.jump_relu import JumpReLU
+from backend.featurizers.pursuit import BlockPursuit
 from backend.featurizers.trainer import Run, Training, drawn, fit, measure
 from backend.featurizers.vanilla import Vanilla
 
-VARIANTS = (Grassmannian, Vanilla, GroupLasso)
+VARIANTS = (Grassmannian, Vanilla, GroupLasso, JumpReLU, BatchTop, BlockPursuit)
+VARYING = (GroupLasso, JumpReLU, BatchTop)
 
 
 def gen(seed: int = 0) -> torch.Generator:
@@ -61,7 +66,7 @@ def test_contract(kind):
     z = model.encode(x)
     assert z.shape == (50, 10, 3) and model.frames().shape == (10, 3, 16)
     active = (z.norm(dim=-1) > 0).sum(1)
-    if kind is GroupLasso:
+    if kind in VARYING:
         assert abs(float(active.float().mean()) - 4) < 0.5
     else:
         assert (active == 4).all()
@@ -104,6 +109,7 @@ def test_cholesky_qr_keeps_the_span_and_survives_a_singular_block():
         # Every old row is its own projection on the new rows.
         assert torch.allclose(frames[g] @ out[g].T @ out[g], frames[g], atol=1e-4)
         assert torch.allclose(out[g, 0], frames[g, 0] / frames[g, 0].norm(), atol=1e-5)
+    assert out.is_contiguous(), "fused updates and checkpoints rely on one layout"
 
 
 def planted(n: int, seed: int, *, d: int = 64, n_factors: int = 16, width: int = 2, on: int = 2):
@@ -152,13 +158,32 @@ def test_frames_are_orthonormal_every_twenty_steps_only():
     assert model.frame_error() < 1e-5
 
 
-def test_group_lasso_reaches_its_target():
-    x, _ = planted(8192, 0)
-    model = GroupLasso(64, 24, d_block=2, k=2, penalty=0.04, generator=gen(3))
-    model.fit_centring(x[:, None])
-    fit(model, x[:, None], training=Training(steps=200, batch=256, lr=5e-3, warmup=20))
-    quality = measure(model, model.normalise(x[:2048]))
-    assert quality.active < 4 and quality.r2 > 0.5, quality
+@pytest.mark.parametrize("kind", [Grassmannian, Vanilla, JumpReLU, BatchTop, BlockPursuit])
+def test_auxiliary_loss_is_the_paper_s(kind):
+    """alpha E‖r - z'D‖² with z' the next k blocks among the others and alpha = 1/k (App. D)."""
+    x = torch.randn(30, 16, generator=gen(1))
+    plain, with_aux = (kind(16, 12, d_block=2, k=3, aux=aux, generator=gen()) for aux in ("none", "next"))
+    for model in (plain, with_aux):
+        model.initialise(x)
+    residual = (x - with_aux(x)).detach()
+    # A pursuit's next blocks are those of the residual, the others' those of x.
+    a = with_aux.pre_codes(residual if kind is BlockPursuit else x).detach()
+    taken = (with_aux.encode(x) != 0).any(-1)
+    if kind is JumpReLU:
+        taken = a.norm(dim=-1) > with_aux.log_threshold.exp() - 0.25 * with_aux.spread
+    order = a.norm(dim=-1).masked_fill(taken, -1).topk(3, dim=1).indices
+    z = torch.zeros_like(a).scatter(1, order[..., None].expand(-1, -1, 2), 1) * a * ~taken[..., None]
+    expected = (residual - with_aux.decode(z)).square().mean() / 3
+    assert float(with_aux.loss(x)[0] - plain.loss(x)[0]) == pytest.approx(float(expected.detach()), rel=1e-3)
+
+
+def test_auxiliary_loss_of_the_dead_trains_them_alone():
+    x = torch.randn(30, 16, generator=gen(1))
+    plain, with_aux = (Grassmannian(16, 12, d_block=2, k=3, aux=aux, generator=gen()) for aux in ("none", "dead"))
+    with_aux.idle[[2, 5]] = 10_000
+    gradients = [torch.autograd.grad(model.loss(x)[0], model.frame)[0] for model in (plain, with_aux)]
+    changed = (gradients[0] - gradients[1]).abs().amax((1, 2)) > 1e-7
+    assert changed.nonzero()[:, 0].tolist() == [2, 5]
 
 
 def test_auxiliary_loss_revives_dead_blocks():
@@ -181,6 +206,7 @@ def test_save_and_load(kind, tmp_path):
     model = kind(16, 10, d_block=3, k=4, generator=gen())
     model.fit_centring(torch.randn(30, 4, 16, generator=gen(1)))
     model.info = {"model": "tabletop-dino", "site": "tabletop-dino/3#resid_post"}
+    model.eval()
     model.save_pretrained(tmp_path)
     again = Featurizer.from_pretrained(tmp_path)
     x = torch.randn(5, 4, 16, generator=gen(2))
@@ -203,6 +229,28 @@ def test_centring_takes_a_mean_per_position_and_unit_scale():
     assert float(y.square().sum(-1).mean()) == pytest.approx(16, rel=1e-4)
     assert y.mean(0).abs().max() < 1e-4
     assert torch.allclose(model.restore(y), x, atol=1e-3)
+
+
+def test_every_variant_is_a_module_of_its_name():
+    assert {kind.variant for kind in VARIANTS} == set(NAMES)
+    assert all(Featurizer.of_variant(kind.variant) is kind for kind in VARIANTS)
+    with pytest.raises(NotFound):
+        Featurizer.of_variant("relu")
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_ranking_in_bf16_keeps_codes_and_gradients_in_float32(kind):
+    x = torch.randn(200, 16, generator=gen(1))
+    model = kind(16, 24, d_block=2, k=4, generator=gen())
+    model.initialise(x)
+    exact = model.encode(x)
+    model.ranking = torch.bfloat16
+    close = model.encode(x)
+    assert close.dtype == torch.float32
+    both = (exact != 0).any(-1) & (close != 0).any(-1)
+    assert float(both.sum()) > 0.95 * float((exact != 0).any(-1).sum())
+    same = (exact != 0).any(-1).eq((close != 0).any(-1)).all(1)
+    assert torch.allclose(exact[same], close[same], atol=1e-5), "the same blocks give the same codes"
 
 
 def test_impossible_sizes_are_refused():
