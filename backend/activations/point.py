@@ -1,6 +1,6 @@
 """Intervention points: the permanent places in a model where interventions act, row by row, as data.
 
-    z = x F;   x' = x + gate · mask · (clamp(z, lo, hi) − z + shift) Fᵀ
+    z = x F;   x' = x + gate · mask · (clamp(z, lo, hi) − z + shift) Wᵀ,      W = F where none is given
 
 x is a module's update (output minus input), output or input, as tokens (R, T, d); pictures (R, C, H, W) are read as
 T = H·W tokens of width C. Only buffers change between requests, so a compiled graph stays valid and rows of one batch
@@ -133,7 +133,8 @@ class InterventionPoint(nn.Module):
                 own = torch.bmm(x.to(dtype), self.where_frame.to(dtype)) - self.centre
                 change = change * (torch.bmm(own.square(), self.group.to(dtype)) >= self.floor)
             # (R, d, T): for pictures this is already the layout of the channels.
-            delta = torch.bmm(frame, change.transpose(1, 2).to(dtype)).to(value.dtype)
+            into = frame if self.out is None else self.out.to(dtype)
+            delta = torch.bmm(into, change.transpose(1, 2).to(dtype)).to(value.dtype)
         return delta.reshape(value.shape) if value.ndim == 4 else delta.transpose(1, 2).reshape(value.shape)
 
     def _refusal(self, found: str, true: str, todo: str) -> Refused:

@@ -1,16 +1,16 @@
 """The buffers of an intervention point: what to do for every row of a batch, padded to one k.
 
-    z = x F;   x' = x + gate · mask · (clamp(z, lo, hi) − z + shift) Fᵀ
+    z = x F;   x' = x + gate · mask · (clamp(z, lo, hi) − z + shift) Wᵀ,   W = F where none is given
 
 An intervention may act only where a block is active: then the change at a token is kept where the block's own code is
 strong there, ‖x F_w − c‖ ≥ floor, and dropped elsewhere.
 
-``F (R, d, k)``; ``lo, hi, shift (R, 1|T, k)``; ``gate (R, 1, 1|k)``; ``mask (R, 1|T, 1|k)``. Several interventions of a
+``F, W (R, d, k)``; ``lo, hi, shift (R, 1|T, k)``; ``gate (R, 1, 1|k)``; ``mask (R, 1|T, 1|k)``. Interventions of a
 row at one site stand side by side along k: all read the same x and their changes add. A padded column has F = 0,
 gate = 0, lo = −∞, hi = +∞, so that it changes nothing; a row without interventions is all padding.
 
 Not covered: what an intervention means (``backend.steering.intervention``); here it is anything with the fields
-``site, frame, lo, hi, shift, gate, mask, window, cfg, where``.
+``site, frame, lo, hi, shift, gate, mask, window, cfg, where, out``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class RowBuffers:
     """(R, 1, k), squared; 0 acts everywhere."""
     group: Tensor | None = None
     """(R, k, k): 1 where two columns belong to one intervention, so that squares add up to its norm."""
+    out: Tensor | None = None
+    """W (R, d, k), where the change is written; ``None`` where every intervention writes where it reads."""
 
     @classmethod
     def stack(cls, rows: Sequence[Sequence], *, k: int = 0, n_tokens: int = 1) -> RowBuffers | None:
@@ -73,6 +75,7 @@ class RowBuffers:
         shift = torch.zeros(n_rows, t, k, device=device)
         gate = torch.zeros(n_rows, 1, k, device=device)
         mask = torch.ones(n_rows, t, k, device=device)
+        out = torch.zeros_like(frame) if any(getattr(i, "out", None) is not None for i in items) else None
         where = _where_buffers(n_rows, d, t, k, device) if any(getattr(i, "where", None) for i in items) else {}
         for r, row in enumerate(rows):
             first = 0
@@ -85,13 +88,16 @@ class RowBuffers:
                 if item.mask is not None:
                     mask[r, :, columns] = item.mask[:, None].to(mask)
                 gate[r, :, columns] = item.gate
+                if out is not None:
+                    written = getattr(item, "out", None)
+                    out[r, :, columns] = item.frame if written is None else written
                 if getattr(item, "where", None):
                     where["where_frame"][r, :, columns] = item.where.frame
                     where["centre"][r, :, columns] = item.where.centre
                     where["floor"][r, :, columns] = item.where.floor**2
                     where["group"][r, columns, columns] = 1.0
                 first = columns.stop
-        return cls(frame, lo, hi, shift, gate, mask, **where)
+        return cls(frame, lo, hi, shift, gate, mask, out=out, **where)
 
     @property
     def n_rows(self) -> int:
@@ -111,7 +117,7 @@ class RowBuffers:
 
     def check(self) -> None:
         """Raise ``Invalid`` where a buffer has a shape that the formula cannot read."""
-        optional = ("where_frame", "centre", "floor", "group")
+        optional = ("where_frame", "centre", "floor", "group", "out")
         shapes = {name: tuple(value.shape) for name, value in self.present().items() if name not in optional}
         r, _, k = shapes["frame"] if len(shapes["frame"]) == 3 else (0, 0, 0)
         right = len(shapes["frame"]) == 3 and all(

@@ -229,8 +229,11 @@ def _sae_lens(setting: Setting, x: Any, *, sparse: bool) -> Contender:
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(setting.seed)
-    model = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=setting.d, d_sae=setting.atoms, k=setting.scalars,
-                                                  use_sparse_activations=sparse, device=setting.device))  # fmt: skip
+    # With sparse codes its rescaling by the decoder's norm has no backward pass on a processor (torch 2.13).
+    model = TopKTrainingSAE(TopKTrainingSAEConfig(
+        d_in=setting.d, d_sae=setting.atoms, k=setting.scalars, device=setting.device, use_sparse_activations=sparse,
+        rescale_acts_by_decoder_norm=not sparse,
+    ))  # fmt: skip
     plan = SAETrainerConfig(
         total_training_samples=setting.steps * setting.batch, train_batch_size_samples=setting.batch,
         device=setting.device, autocast=setting.autocast, lr=3e-4, lr_end=3e-5,
@@ -395,7 +398,8 @@ def run_one(name: str, setting: Setting, *, python: str) -> dict[str, Any]:
     done = subprocess.run(asked, env=env, capture_output=True, text=True)
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        said = done.stderr.strip().splitlines() or ["no output"]
+        reason = next((line for line in reversed(said) if "Error" in line.split(":")[0]), said[-1])[:300]
         return {"name": name, "failed": f"exit {done.returncode}: {reason}"}
     return json.loads(lines[-1])
 

@@ -19,6 +19,7 @@ Not covered: bits of the means, an explicit quantiser, and gains or biases of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,7 +69,7 @@ def rate_bits(spectrum: np.ndarray, delta: float, rate: Rate = "smooth") -> np.n
 
 def dictionary_bits(n_blocks: int, d_block: int, d: int, n_train: int) -> float:
     """Bits of the dictionary, spread over ``n_train`` rows."""
-    return 0.5 * n_blocks * d_block * (d - d_block) / n_train * np.log2(n_train)
+    return 0.5 * n_blocks * d_block * (d - d_block) / n_train * math.log2(n_train)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,15 @@ from backend.featurizers.grassmannian import Grassmannian
 from backend.featurizers.trainer import Quality, Run, Training, measure
 from backend.featurizers.union import greedy_union
 from backend.manifolds.block_ring import find_rings, shape_of_block
+from backend.manifolds.steerable import SteerableManifold
+from backend.manifolds.turning import find_turns
 from backend.models.adapter import Adapter
-from backend.models.registry import available, load
+from backend.models.reader import FactorReader
+from backend.models.registry import available, folder_of, load
 from backend.recipes import gates, loop
 from backend.recipes.tabletop_activations import Factors, Images, read, scenes
 from backend.recipes.tabletop_rings import Named, name_rings, save_rings
+from backend.recipes.tabletop_spread import spread
 from backend.worlds import tabletop
 
 
@@ -63,9 +68,9 @@ PLANS: dict[str, Plan] = {
     "dino": Plan("tabletop-dino-blocks", "tabletop-dino", "tabletop-dino/5#resid_post",
                  "Patches of the vision transformer", 192, 3, 6,
                  Training(steps=2500, batch=2048, lr=2e-3), n_train=5000),
-    "sdxl": Plan("tabletop-sdxl-blocks", "tabletop-sdxl", "tabletop-sdxl/up.1.0#update",
-                 "Updates of the picture model", 128, 4, 5,
-                 Training(steps=3000, batch=4096, lr=2e-3), n_train=4000),
+    "sdxl": Plan("tabletop-sdxl-blocks", "tabletop-sdxl", "tabletop-sdxl/up.1.2#update",
+                 "Updates of the picture model", 24, 4, 3,
+                 Training(steps=2000, batch=4096, lr=2e-3), n_train=4000),
 }  # fmt: skip
 
 
@@ -84,6 +89,7 @@ def factor_table(table: statistics.CodeTable, factors: Factors, *, seed: int = 0
 
 def make(plan: Plan, adapter: Adapter, *, out: Path, manifolds: Path, train: tuple[Images, Factors],
          held: tuple[Images, Factors], seed: int = 0, layout: Layout | None = None,
+         fit: Callable[[Grassmannian, Named], SteerableManifold] | None = None,
          say: Callable[[str], None] = print) -> dict:  # fmt: skip
     """Harvest, train, look for rings, name them, write featurizer, atlas and manifolds; returns the card."""
     say(f"{plan.name}: reading {len(train[0])} scenes at {plan.site}")
@@ -102,11 +108,15 @@ def make(plan: Plan, adapter: Adapter, *, out: Path, manifolds: Path, train: tup
     quality = measure(featurizer, featurizer.normalise(x_held).flatten(0, 1))
     say(f"{plan.name}: held-out R2 {quality.r2:.3f}, dead {quality.dead:.3f}; looking for rings")
     # One row in a few is enough for a shape; labels are not looked at.
-    rows = featurizer.normalise(x[:: max(1, len(x) * x.shape[1] // 120_000)]).flatten(0, 1)
-    named = name_rings(featurizer, find_rings(featurizer, rows, seed=seed), x_held, factors, seed=seed)
+    some = featurizer.normalise(x[:: max(1, len(x) * x.shape[1] // 120_000)])
+    rows = some.flatten(0, 1)
+    turns, rings = find_turns(featurizer, some, seed=seed), find_rings(featurizer, rows, seed=seed)
+    found = {ring.block: ring for ring in (*turns, *rings)}
+    named = name_rings(featurizer, list(found.values()), x_held, factors, seed=seed)
     saved: dict[int, str] = {}
     if adapter.kind == "image":
-        saved = save_rings(featurizer, named, rows, model=plan.model, site=plan.site, name=plan.name, folder=manifolds)
+        saved = save_rings(featurizer, named, rows, model=plan.model, site=plan.site, name=plan.name, folder=manifolds,
+                           fit=fit and partial(fit, featurizer))  # fmt: skip
     # The atlas shows one row a scene: the least noisy time.
     first = slice(0, None, rows_each)
     shown = {k: factors[k][first] for k in (*tabletop.FACTORS, *tabletop.DERIVED)}
@@ -175,6 +185,11 @@ scenes, R² is of the other half.
     return card
 
 
+def spread_everywhere(adapter, reader: FactorReader, site: str, featurizer: Grassmannian, one: Named):
+    """``spread`` with the order of arguments in which they become known."""
+    return spread(adapter, reader, featurizer, site, one, progress=lambda share, words: print(f"{share:.2f} {words}"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("which", nargs="*", choices=[*PLANS, []], help="dino, sdxl; else those whose model is there")
@@ -194,7 +209,12 @@ def main() -> None:
         plan = replace(plan, site=args.site or plan.site, n_train=args.scenes or plan.n_train, training=training)
         out = args.out or assets_dir() / "featurizers" / plan.name
         manifolds = args.out / "manifolds" if args.out else assets_dir() / "manifolds"
-        card = make(plan, load(plan.model), out=out, manifolds=manifolds, seed=args.seed,
+        adapter = load(plan.model)
+        reader = folder_of("tabletop-reader") if adapter.kind == "image" else None
+        everywhere = None
+        if reader is not None:
+            everywhere = partial(spread_everywhere, adapter, FactorReader.from_pretrained(reader).eval(), plan.site)
+        card = make(plan, adapter, out=out, manifolds=manifolds, seed=args.seed, fit=everywhere,
                     train=scenes("train", plan.n_train, seed=args.seed), held=scenes("test", plan.n_atlas))  # fmt: skip
         print(json.dumps({k: card[k] for k in ("name", "quality", "factors", "rings")}, indent=1))
 

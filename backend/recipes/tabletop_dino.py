@@ -36,12 +36,13 @@ from backend.core.device import autocast, pick_device
 from backend.core.errors import NotFound
 from backend.core.settings import assets_dir
 from backend.recipes import gates, loop
+from backend.recipes.muon import Muon
 from backend.worlds import tabletop
 
 NAME = "tabletop-dino"
-STEPS, BATCH, N_VIEW = 1500, 48, 16
+STEPS, BATCH, N_VIEW = 1000, 48, 16
 D_DECODER, D_PROJECTION = 128, 128
-PEAK, AGREEMENT, SIGREG = 1.2e-3, 0.2, 0.05
+PEAK, AGREEMENT, SIGREG = 2e-3, 0.2, 0.05
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GATE = {"light_azimuth_r2": 0.95, "light_elevation_r2": 0.95, "shape_accuracy": 0.98}
 N_PROBE, N_TEST = 8000, 2000
@@ -228,7 +229,7 @@ def train(
         {"params": [p for p in weights if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.95))
+    optimizer = Muon(groups, lr=PEAK)
 
     def step(i: int) -> dict[str, float]:
         model.train()

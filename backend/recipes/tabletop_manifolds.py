@@ -10,8 +10,6 @@ one vector that is the same at every position. The frame F (d, k) is the leading
 positions and times; targets are τ_p(θ) = m_p F + gain · (x_p(θ) − m_p) F. Sites and gain are chosen by causal effect:
 the read-back error when the ring is clamped there, on prompts and seeds that no study uses.
 
-The shuffled control fits the same curve to permuted labels and gives it the true ring's displacement.
-
 Not covered: rings found without labels (``tabletop_blocks``).
 """
 
@@ -52,7 +50,7 @@ EDGES = (0.33, 0.63, 0.88, 1.0)
 """Upper edges of the bins of sampler time that those curves serve."""
 N_KNOTS = 24
 RANK = 6
-GAINS = (1.0, 1.5, 2.0, 3.0)
+GAINS = (1.0, 1.5, 2.0, 3.0, 4.0)
 VALIDATION = ("a sphere", "a cone on a table", "a photo of a cube", "one cylinder on a plain table")
 FACTORS = {
     "light_azimuth": (
@@ -196,10 +194,10 @@ def errors(steerer: ImageSteerer, name: str, *, prompts: Sequence[str], seeds: S
 
 
 def fit(
-    adapter: ImageAdapter, reader: FactorReader, factor: str, *, n: int = 1200, seed: int = 0, shuffle: bool = False,
+    adapter: ImageAdapter, reader: FactorReader, factor: str, *, n: int = 1200, seed: int = 0,
     progress: Callable[[float, str], None] = lambda share, words: None,
-) -> tuple[SteerableManifold, SteerableManifold]:  # fmt: skip
-    """The ring of ``factor`` at the sites that move it, and its shuffled-coordinate control."""
+) -> SteerableManifold:  # fmt: skip
+    """The ring of ``factor`` at the sites that move it."""
     # The base UNet's names; its few-step twin has the same sites and is what is read and steered.
     candidates = [s for s in adapter.site_names() if s.endswith("#update") and s.startswith(f"{adapter.name}/")]
     images, factors = scenes(n, seed=seed)
@@ -213,16 +211,9 @@ def fit(
         progress=lambda p: progress(0.02 + 0.3 * p, "reading activations"),
     )
     angle = torch.from_numpy(factors[factor]).float()
-    permuted = angle[torch.randperm(len(angle), generator=torch.Generator().manual_seed(seed + 1))]
-    entries, controls, shares = {}, {}, {}
+    entries, shares = {}, {}
     for site, per_time in seen.items():
         entries[site], shares[site] = ring_entry(per_time, angle)
-        control, _ = ring_entry(per_time, permuted)
-        # The same displacement at every time, in a meaningless direction.
-        ratio = torch.stack(
-            [a.norm() / b.norm().clamp_min(1e-9) for a, b in zip(entries[site].knots, control.knots, strict=True)]
-        )
-        controls[site] = SiteEntry(**{**vars(control), "knots": control.knots * ratio[:, None, None, None]})
     del seen
     chosen, gain, table = choose(
         adapter,
@@ -236,12 +227,11 @@ def fit(
         "n_scenes": n, "seed": seed, "gain": gain, "variance_share": {s: shares[s] for s in chosen}, "selection": table,
         "validation_error_deg": min(row["error_deg"] for row in table), "n_sites": len(chosen),
     }  # fmt: skip
-    made = SteerableManifold(info(factor, chosen), {s: with_gain(entries[s], gain) for s in chosen}, measured=measured)
-    about = info(factor, chosen).model_copy(update={"name": f"{FACTORS[factor][0]}-shuffled"})
-    return made, SteerableManifold(about, {s: with_gain(controls[s], gain) for s in chosen})
+    return SteerableManifold(info(factor, chosen), {s: with_gain(entries[s], gain) for s in chosen}, measured=measured)
 
 
-def choose(adapter, reader, factor: str, entries: dict[str, SiteEntry], *, seed: int, progress=lambda share: None):
+def choose(adapter, reader, factor: str, entries: dict[str, SiteEntry], *, seed: int, progress=lambda share: None,
+           amplify: Callable[[SiteEntry, float], SiteEntry] = with_gain):  # fmt: skip
     """Sites and gain of least median read-back error on validation prompts; returns them with the whole table.
 
     First every site alone at the middle gain, then growing sets of the best sites at every gain.
@@ -250,7 +240,7 @@ def choose(adapter, reader, factor: str, entries: dict[str, SiteEntry], *, seed:
     table: list[dict] = []
 
     def trial(sites: Sequence[str], gain: float) -> float:
-        manifold = SteerableManifold(info(factor, sites), {s: with_gain(entries[s], gain) for s in sites})
+        manifold = SteerableManifold(info(factor, sites), {s: amplify(entries[s], gain) for s in sites})
         steerer = shared[0] = shared[0] or steerer_for(adapter, {}, reader)
         steerer.manifolds = {manifold.name: manifold}.__getitem__
         gap = errors(steerer, manifold.name, prompts=VALIDATION, seeds=seeds, targets=targets)["manifold"]
@@ -265,7 +255,7 @@ def choose(adapter, reader, factor: str, entries: dict[str, SiteEntry], *, seed:
         alone[site] = trial([site], 2.0)
         progress(0.5 * (i + 1) / len(entries))
     ranked = sorted(alone, key=alone.get)
-    sets = [ranked[:n] for n in (3, 5, 8, len(ranked)) if n <= len(ranked)]
+    sets = [ranked[:n] for n in dict.fromkeys((1, 3, 5, 8, len(ranked))) if n <= len(ranked)]
     trials = [(s, g) for s in sets for g in GAINS]
     for i, (sites, gain) in enumerate(trials):
         trial(sites, gain)
@@ -277,13 +267,11 @@ def choose(adapter, reader, factor: str, entries: dict[str, SiteEntry], *, seed:
 
 def train(out: Path | None = None, *, factor: str = "light_azimuth", seed: int = 0, n: int = 1200,
           progress: Callable[[float, str], None] = lambda share, words: None) -> Path:  # fmt: skip
-    """Fit one factor's ring, save it and its shuffled control beside it (``assets/controls``); the ring's folder."""
+    """Fit one factor's ring and save it; returns its folder."""
     adapter = load("tabletop-sdxl")
     reader = FactorReader.from_pretrained(assets_dir() / "models" / "tabletop-reader").eval()
-    made, control = fit(adapter, reader, factor, n=n, seed=seed, progress=progress)
-    folder = save_manifold(made, out or assets_dir() / "manifolds" / made.name)
-    save_manifold(control, folder.parents[1] / "controls" / control.name)
-    return folder
+    made = fit(adapter, reader, factor, n=n, seed=seed, progress=progress)
+    return save_manifold(made, out or assets_dir() / "manifolds" / made.name)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ follows a cyclic factor becomes a steerable manifold whose coordinate is turned 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,10 +77,11 @@ def ring_info(named: Named, name: str, *, model: str, site: str, featurizer: str
 
 
 def save_rings(featurizer: Grassmannian, named: Sequence[Named], rows: Tensor, *, model: str, site: str, name: str,
-               folder: Path) -> dict[int, str]:  # fmt: skip
+               folder: Path, fit: Callable[[Named], SteerableManifold] | None = None) -> dict[int, str]:  # fmt: skip
     """Save the surest ring of each factor that it follows as a manifold; returns block → manifold.
 
-    ``name`` is the featurizer's, ``model`` and ``site`` where it reads.
+    ``name`` is the featurizer's, ``model`` and ``site`` where it reads. ``fit`` fits the ring's coordinate at the
+    sites that move it; without it the ring is clamped inside its own block.
     """
     saved: dict[int, str] = {}
     for one in named:
@@ -89,8 +90,12 @@ def save_rings(featurizer: Grassmannian, named: Sequence[Named], rows: Tensor, *
             continue
         code, fired = block_codes(featurizer, one.ring.block, rows)
         info = ring_info(one, ring, model=model, site=site, featurizer=name)
-        manifold = block_manifold(featurizer, one.ring, info=info, cloud=code[fired])
-        turn_to_angle(manifold, one.name)
+        if fit is None:
+            manifold = block_manifold(featurizer, one.ring, info=info, cloud=code[fired])
+            turn_to_angle(manifold, one.name)
+        else:
+            manifold = fit(one)
+            manifold.info = info.model_copy(update={"sites": manifold.info.sites})
         manifold.measured |= {"correlation": one.name.correlation, "median_error_rad": one.name.median_error,
                               "n_named": one.name.n}  # fmt: skip
         save_manifold(manifold, folder / ring)

@@ -36,7 +36,7 @@ from backend.worlds.tabletop import SHAPES, rendered
 from backend.worlds.tabletop_captions import HUE_NAMES, caption, hue_of_name
 
 NAME = "tabletop-sdxl"
-STEPS = 5500
+STEPS = 7000
 BATCH = 32
 PEAK = 2e-3
 WIDTHS = (32, 64, 128)
@@ -237,7 +237,7 @@ def load(folder: Path) -> StableDiffusionXLPipeline:
 
 
 def evaluate(
-    folder: Path, *, n: int = 1000, steps: int = 16, guidance: float = 2.0, seed: int = 0, progress=None
+    folder: Path, *, n: int = 1000, steps: int = 16, guidance: float = 4.0, seed: int = 0, progress=None
 ) -> dict:  # fmt: skip
     """Generate ``n`` pictures of known prompts and read them back; see ``judge`` for the keys."""
     reader = FactorReader.from_pretrained(assets_dir() / "models" / "tabletop-reader").eval()

@@ -43,7 +43,7 @@ STEPS = 600
 BATCH = 32
 PEAK = 3e-4
 SKIP = 50
-GUIDANCE = 2.0
+GUIDANCE = 4.0
 GATE = {"shape_accuracy": 0.95 * 0.97}
 """Four steps keep 95 % of the gate of the UNet they were distilled from."""
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0

@@ -30,7 +30,7 @@ from backend.wire.capabilities import ModelInfo
 log = logging.getLogger(__name__)
 
 CACHE_MB = 512
-BASE_STEPS, BASE_GUIDANCE = 16, 2.0
+BASE_STEPS, BASE_GUIDANCE = 16, 4.0
 """Defaults for an image model without a few-step UNet."""
 
 

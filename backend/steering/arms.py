@@ -4,7 +4,8 @@
     manifold        block coordinates := τ(t)                           the rest of the activation is kept
     chord           activation := point of the straight segment between two full-space centroids (the usual baseline)
     chord_subspace  block coordinates := point of the straight segment between τ(t_a) and τ(t_b)   (the matched control)
-    random          activation += R (τ(t) − z), R a random orthonormal frame: the same displacement, a meaningless place
+    random          activation += R (τ(t) − z), R a random orthonormal frame: the manifold arm's own displacement of
+                    every token, written in a meaningless place
 
 after "Manifold Steering" (arXiv 2605.05115, sec. 3.4: linear, linear_subspace, manifold). ``chord`` replaces the whole
 activation where the manifold stores full-space centroids (language models, at the last token). Where it stores none,
@@ -22,7 +23,7 @@ Not covered: choosing sites and steps; composing several manifolds (intervention
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import get_args
 
@@ -68,24 +69,21 @@ def interventions_for(
     sites: Sequence[str] | None = None,
     window: tuple[float, float] = (0.0, 1.0),
     mask: torch.Tensor | None = None,
-    at: Mapping[str, torch.Tensor] | None = None,
 ) -> list[Intervention]:
     """What ``arm`` does for a drag from ``t_from`` to ``t``: one intervention for each site, none for ``off``.
 
     ``strength`` is the gate (1: all the way, 0: nothing). ``time`` is the sampler's time for manifolds with time bins.
-    ``at`` gives a row's present raw coordinates x F at each site, ``(T|1, k)``; the random arm then has exactly the
-    manifold arm's displacement, else that from the point at ``t_from``. Raises Invalid for an unknown arm, and where
-    a chord or a random arm has no start.
+    ``seed`` draws the random arm's place. Raises Invalid for an unknown arm, and where a chord has no start.
     """
     _known(arm)
-    if arm in ("chord", "chord_subspace", "random") and t_from is None and not (arm == "random" and at):
+    if arm in ("chord", "chord_subspace") and t_from is None:
         raise Invalid(
             f"The arm {arm} of {manifold.name} was asked for at {t:.3f}.",
             "It has no start: t_from is missing.",
             "Give t_from, the coordinate where the unsteered row landed.",
         )
     t_a, t_b, s = (t, t, 0.0) if t_from is None else drag_chord(manifold.kind, t_from, t)
-    return _write(manifold, arm, t, (t_a, t_b, s), strength, time, seed, sites, window, mask, at)
+    return _write(manifold, arm, t, (t_a, t_b, s), strength, time, seed, sites, window, mask)
 
 
 def path_interventions(
@@ -101,12 +99,11 @@ def path_interventions(
     sites: Sequence[str] | None = None,
     window: tuple[float, float] = (0.0, 1.0),
     mask: torch.Tensor | None = None,
-    at: Mapping[str, torch.Tensor] | None = None,
 ) -> list[Intervention]:
     """What ``arm`` does at share ``s`` of the way from ``t_from`` to ``t``; arguments as ``interventions_for``."""
     _known(arm)
     here = float(between(t_from, t, s, kind=manifold.kind))
-    return _write(manifold, arm, here, (t_from, t, s), strength, time, seed, sites, window, mask, at)
+    return _write(manifold, arm, here, (t_from, t, s), strength, time, seed, sites, window, mask)
 
 
 def _known(arm: str) -> None:
@@ -114,38 +111,30 @@ def _known(arm: str) -> None:
         raise Invalid(f"The arm {arm!r} was asked for.", f"Arms are {', '.join(ARMS)}.", "Choose one of these.")
 
 
-def _write(manifold, arm, t, segment, strength, time, seed, sites, window, mask, at) -> list[Intervention]:
+def _write(manifold, arm, t, segment, strength, time, seed, sites, window, mask) -> list[Intervention]:
     if arm == "off":
         return []
     t_a, t_b, s = segment
     made = []
     for site in manifold.sites if sites is None else [str(site) for site in sites]:
         entry = manifold.entry(site)
-        frame, shift, where = entry.frame, None, None
+        frame, where, out = entry.frame, None, None
         if entry.floor > 0:
             # Every arm acts at the same tokens: those where the manifold's own block is active.
             index = min(entry.bin(time), len(entry.scale) - 1)
             centre = entry.mean[min(index, len(entry.mean) - 1)]
             where = Where(entry.frame, centre, entry.floor / float(entry.scale[index]))
-        if arm == "manifold":
+        if arm in ("manifold", "random"):
             target = manifold.targets(site, t, time=time)
         elif arm == "chord" and entry.full is not None:
             frame = torch.eye(entry.frame.shape[0]) if entry.full_frame is None else entry.full_frame
             target = manifold.chord(site, t_a, t_b, s, time=time, full=True)
-        elif arm in ("chord", "chord_subspace"):
+        else:
             target = manifold.chord(site, t_a, t_b, s, time=time)
-        else:
-            here = at[site] if at and site in at else manifold.targets(site, t_a, time=time)
-            shift = manifold.targets(site, t, time=time) - here
-            frame = random_frame(*entry.frame.shape, seed=seed, site=site)
-        if shift is None:
-            made.append(Intervention(
-                site=site, frame=frame, lo=target, hi=target, shift=None, gate=strength, mask=mask, window=window,
-                where=where if where is None or frame.shape == entry.frame.shape else None,
-            ))  # fmt: skip
-        else:
-            made.append(Intervention(
-                site=site, frame=frame, lo=None, hi=None, shift=shift, gate=strength, mask=mask, window=window,
-                where=where,
-            ))  # fmt: skip
+        if arm == "random":
+            out = random_frame(*entry.frame.shape, seed=seed, site=site)
+        made.append(Intervention(
+            site=site, frame=frame, lo=target, hi=target, gate=strength, mask=mask, window=window, out=out,
+            where=where if where is None or frame.shape == entry.frame.shape else None,
+        ))  # fmt: skip
     return made

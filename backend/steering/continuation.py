@@ -35,12 +35,10 @@ class Piece(NamedTuple):
 def asked_interventions(steerer: TextSteerer, steer: TextSteer, prompt: str) -> list[Intervention]:
     """The interventions of a request's steering; without a start, the chord's is where the prompt landed."""
     manifold = steerer.need(steer.manifold)
-    t_from, at = steer.t_from, None
-    if steer.arm == "random":
-        at = {site: value @ manifold.entry(site).frame for site, value in steerer.residuals([prompt]).items()}
-    if t_from is None and steer.arm in ("chord", "chord_subspace", "random"):
+    t_from = steer.t_from
+    if t_from is None and steer.arm in ("chord", "chord_subspace"):
         t_from = float(landed(steerer, steerer.distribution(prompt)))
-    return interventions_for(manifold, steer.arm, steer.t, t_from=t_from, strength=steer.strength, at=at)
+    return interventions_for(manifold, steer.arm, steer.t, t_from=t_from, strength=steer.strength)
 
 
 @torch.no_grad()

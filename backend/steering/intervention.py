@@ -1,6 +1,6 @@
 """Interventions: what to do at a site, as values that compose with ``+``.
 
-    z = x F;   x' = x + gate · mask · (clamp(z, lo, hi) − z + shift) Fᵀ,      FᵀF = 1
+    z = x F;   x' = x + gate · mask · (clamp(z, lo, hi) − z + shift) Wᵀ,      FᵀF = WᵀW = 1, W = F unless said
 
     clamp   lo = hi = τ           the codes become τ (gate < 1: part of the way)
     ablate  lo = hi = 0           the codes vanish
@@ -64,6 +64,9 @@ class Intervention:
     """Which half of classifier-free guidance: ``both``, ``cond`` or ``uncond``."""
     where: Where | None = None
     """``None``: at every token."""
+    out: Tensor | None = None
+    """W (d, k), orthonormal columns: where the change is written. ``None``: where it was read, F. A control reads the
+    true coordinates and writes their change elsewhere."""
 
     def __post_init__(self) -> None:
         frame = torch.as_tensor(self.frame, dtype=torch.float32)
@@ -73,6 +76,8 @@ class Intervention:
                  "window": (float(self.window[0]), float(self.window[1]))}  # fmt: skip
         for name in ("lo", "hi", "shift"):
             fixed[name] = _coordinates(getattr(self, name), k, frame.device, name)
+        if self.out is not None:
+            fixed["out"] = torch.as_tensor(self.out, dtype=torch.float32, device=frame.device)
         if self.mask is not None:
             fixed["mask"] = torch.as_tensor(self.mask, dtype=torch.float32, device=frame.device).flatten()
         for name, value in fixed.items():
@@ -83,8 +88,7 @@ class Intervention:
                 f"The block's frame is {tuple(self.where.frame.shape)}, the intervention's {tuple(frame.shape)}.",
                 "Give both the same number of columns.",
             )
-        gram = frame.detach().T @ frame.detach()
-        if frame.ndim != 2 or not torch.allclose(gram, torch.eye(k, device=frame.device), atol=2e-3):
+        if not all(_is_orthonormal(f, k) for f in (frame, fixed.get("out")) if f is not None):
             raise Invalid(
                 f"An intervention at '{self.site}' with a frame of shape {tuple(frame.shape)} was asked for.",
                 "Its columns are not orthonormal, so setting the codes would not make them what was asked.",
@@ -241,8 +245,13 @@ def _edit_row(x: Tensor, row: Sequence[Intervention]) -> Tensor:
         if item.shift is not None:
             edited = edited + item.shift.to(x)
         share = item.gate * (1.0 if item.mask is None else item.mask.to(x)[:, None])
-        out = out + share * (rest + edited @ frame.T - x)
+        out = out + share * (rest + edited @ frame.T - x if item.out is None else (edited - z) @ item.out.to(x).T)
     return out
+
+
+def _is_orthonormal(frame: Tensor, k: int) -> bool:
+    frame = frame.detach()
+    return frame.ndim == 2 and torch.allclose(frame.T @ frame, torch.eye(k, device=frame.device), atol=2e-3)
 
 
 def _coordinates(value: Tensor | float | None, k: int, device: torch.device, name: str) -> Tensor | None:

@@ -35,7 +35,7 @@ from backend.wire.canvas import ImageRequest, Steer
 
 GROUP = 4
 """Steered rows of one request in one call."""
-FROM_SOMEWHERE = ("chord", "chord_subspace", "random")
+FROM_SOMEWHERE = ("chord", "chord_subspace")
 """Arms that need to know where they start."""
 
 

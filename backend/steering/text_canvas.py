@@ -48,7 +48,7 @@ def written(steerer: TextSteerer, x: torch.Tensor, row: Row) -> torch.Tensor:
                               each.hi[0].float() if each.hi is not None else None)  # fmt: skip
         if each.shift is not None:
             new = new + each.shift[0].float()
-        x = x + each.gate * (new - z) @ frame.T
+        x = x + each.gate * (new - z) @ (frame if each.out is None else each.out.float()).T
     return manifold.xyz((x @ entry.frame)[None])
 
 
@@ -57,14 +57,13 @@ def frame(steerer: TextSteerer, request: TextCanvasRequest) -> TextFrame:
     began = time.perf_counter()
     manifold = steerer.need(request.manifold)
     x = steerer.residuals([request.prompt])
-    at = {site: value @ manifold.entry(site).frame for site, value in x.items()}
     plain = steerer.sweep_logits(request.prompt, [()])
     t_from = request.t_from
     if t_from is None:
         t_from = float(landed(steerer, steerer.classes(plain)[0]))
     looked = time.perf_counter()
     rows = [
-        interventions_for(manifold, arm, request.t, t_from=t_from, strength=request.strength, at=at)
+        interventions_for(manifold, arm, request.t, t_from=t_from, strength=request.strength)
         for arm in request.arms
     ]
     logits = steerer.sweep_logits(request.prompt, rows)
@@ -93,11 +92,10 @@ def path(steerer: TextSteerer, request: PathRequest) -> PathResponse:
     began = time.perf_counter()
     manifold = steerer.need(request.manifold)
     x = steerer.residuals([request.prompt])
-    at = {site: value @ manifold.entry(site).frame for site, value in x.items()}
     first = x[next(iter(manifold.sites))][0]
     share = torch.linspace(0, 1, request.points).tolist()
     rows = [
-        path_interventions(manifold, arm, request.t_from, request.t, s, at=at)
+        path_interventions(manifold, arm, request.t_from, request.t, s)
         for arm in request.arms
         for s in share
     ]

@@ -155,7 +155,8 @@ def test_fast_and_exact_agree_on_random_sums(net, seed):
             gate = float(torch.randn(1, generator=generator))
             mask = torch.rand(9, generator=generator) if i else None
             items.append(Intervention(SITE, frame(8, k, seed * 100 + r * 10 + i), lo=lo, hi=lo + width.abs(),
-                                      shift=shift, gate=gate, mask=mask))  # fmt: skip
+                                      shift=shift, gate=gate, mask=mask,
+                                      out=frame(8, k, 7000 + seed * 10 + i) if (r + seed) % 2 else None))  # fmt: skip
         rows.append(items)
     with points.apply(rows):
         fast = adapter.module(x)

@@ -30,20 +30,16 @@ from backend.wire.findings import Finding
 FACTOR = "light_azimuth"
 
 
-def ring(ctx: StudyContext, adapter) -> tuple[SteerableManifold, SteerableManifold]:
-    """The shipped ring and its shuffled control; both are fitted again where either is missing."""
+def ring(ctx: StudyContext, adapter) -> SteerableManifold:
+    """The shipped ring; fitted again where it is missing."""
     name = rings.FACTORS[FACTOR][0]
-    folders = [assets_dir() / "manifolds" / name, assets_dir() / "controls" / f"{name}-shuffled"]
-    if not all((folder / "manifold.json").is_file() for folder in folders):
-        made, shuffled = rings.fit(
+    folder = assets_dir() / "manifolds" / name
+    if not (folder / "manifold.json").is_file():
+        made = rings.fit(
             adapter, the_reader(), FACTOR, seed=ctx.seed, progress=lambda p, words: ctx.progress(0.3 * p, words)
         )
-        home = atlas_home()
-        folders = [
-            save_manifold(made, home / "manifolds" / name),
-            save_manifold(shuffled, home / "controls" / shuffled.name),
-        ]
-    return tuple(read_manifold(folder) for folder in folders)
+        folder = save_manifold(made, atlas_home() / "manifolds" / name)
+    return read_manifold(folder)
 
 
 def unlabelled(ctx: StudyContext, adapter) -> list[Finding]:
@@ -81,6 +77,6 @@ def unlabelled(ctx: StudyContext, adapter) -> list[Finding]:
 def run(ctx: StudyContext) -> list[Finding]:
     """Steer the ring of light directions and read back; and what unlabelled blocks hold of it."""
     adapter = load("tabletop-sdxl")
-    made, control = ring(ctx, adapter)
+    made = ring(ctx, adapter)
     prompts = [f"a red {shape} on a table" for shape in SHAPES]
-    return report(ctx, measure(ctx, adapter, made, control, prompts), "The light") + unlabelled(ctx, adapter)
+    return report(ctx, measure(ctx, adapter, made, prompts), "The light") + unlabelled(ctx, adapter)

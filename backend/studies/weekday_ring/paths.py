@@ -80,33 +80,25 @@ def walk(
 ) -> dict[str, torch.Tensor]:
     """Distributions ``(pairs, prompts, K, W + 1)`` of each arm along the way between every two classes."""
     manifold = steerer.manifold
-    site = next(iter(manifold.sites))
     t, share = manifold.label_t.tolist(), torch.linspace(0, 1, n_waypoints).tolist()
     pairs = pairs_of(len(t))
 
-    def rows(arm: str, at: torch.Tensor | None = None) -> list:
+    def rows(arm: str) -> list:
         if arm == "shuffled":
             place = wrong[1].tolist()
             return [path_interventions(wrong[0], "manifold", place[i], place[j], s) for i, j in pairs for s in share]
-        known = None if at is None else {site: at}
-        # A new direction for each pair, the same one along its way.
+        # A new random frame for each pair, the same one along its way.
         return [
-            path_interventions(manifold, arm, t[i], t[j], s, seed=seed + n, at=known)
+            path_interventions(manifold, arm, t[i], t[j], s, seed=seed + n)
             for n, (i, j) in enumerate(pairs)
             for s in share
         ]
 
-    fixed = {arm: rows(arm) for arm in arms if arm != "random"}
+    fixed = {arm: rows(arm) for arm in arms}
     out: dict[str, list[torch.Tensor]] = {arm: [] for arm in arms}
-    frame = manifold.entry().frame
     for n, prompt in enumerate(prompts):
         for arm in arms:
-            if arm == "random":
-                # Exactly the manifold arm's displacement at each waypoint, along a random frame.
-                todo = rows(arm, steerer.residuals([prompt])[site] @ frame)
-            else:
-                todo = fixed[arm]
-            out[arm].append(steerer.sweep(prompt, todo).reshape(len(pairs), n_waypoints, -1))
+            out[arm].append(steerer.sweep(prompt, fixed[arm]).reshape(len(pairs), n_waypoints, -1))
         progress((n + 1) / len(prompts))
     return {arm: torch.stack(found, dim=1) for arm, found in out.items()}
 
