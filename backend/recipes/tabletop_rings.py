@@ -84,23 +84,30 @@ def save_rings(featurizer: Grassmannian, named: Sequence[Named], rows: Tensor, *
     sites that move it; without it the ring is clamped inside its own block.
     """
     saved: dict[int, str] = {}
-    for one in named:
-        ring = RING_NAMES[one.factor]
-        if not one.follows or ring in saved.values():
-            continue
-        code, fired = block_codes(featurizer, one.ring.block, rows)
-        info = ring_info(one, ring, model=model, site=site, featurizer=name)
-        if fit is None:
-            manifold = block_manifold(featurizer, one.ring, info=info, cloud=code[fired])
-            turn_to_angle(manifold, one.name)
-        else:
-            manifold = fit(one)
-            manifold.info = info.model_copy(update={"sites": manifold.info.sites})
-        manifold.measured |= {"correlation": one.name.correlation, "median_error_rad": one.name.median_error,
-                              "n_named": one.name.n}  # fmt: skip
-        save_manifold(manifold, folder / ring)
-        saved[one.ring.block] = ring
+    for factor, ring in RING_NAMES.items():
+        following = [one for one in named if one.factor == factor and one.follows]
+        # Which of two blocks that follow a factor moves it is not for correlation to say.
+        made = [(one, _fitted(featurizer, one, rows, ring, fit, model=model, site=site, name=name))
+                for one in following[: 1 if fit is None else 2]]  # fmt: skip
+        if made:
+            one, manifold = min(made, key=lambda m: m[1].measured.get("validation_error_deg", 0.0))
+            save_manifold(manifold, folder / ring)
+            saved[one.ring.block] = ring
     return saved
+
+
+def _fitted(featurizer, one: Named, rows: Tensor, ring: str, fit, *, model: str, site: str, name: str):
+    info = ring_info(one, ring, model=model, site=site, featurizer=name)
+    if fit is None:
+        code, fired = block_codes(featurizer, one.ring.block, rows)
+        manifold = block_manifold(featurizer, one.ring, info=info, cloud=code[fired])
+        turn_to_angle(manifold, one.name)
+    else:
+        manifold = fit(one)
+        manifold.info = info.model_copy(update={"sites": manifold.info.sites})
+    manifold.measured |= {"correlation": one.name.correlation, "median_error_rad": one.name.median_error,
+                          "n_named": one.name.n}  # fmt: skip
+    return manifold
 
 
 def turn_to_angle(manifold: SteerableManifold, name: RingName) -> None:

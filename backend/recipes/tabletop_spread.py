@@ -86,9 +86,13 @@ def widened(entry: SiteEntry, gain: float) -> SiteEntry:
 
 def spread(
     adapter: ImageAdapter, reader: FactorReader, featurizer: Featurizer, site: str, one: Named, *, n: int = 1200,
-    seed: int = 0, progress: Callable[[float, str], None] = lambda share, words: None,
+    seed: int = 0, sites: Sequence[str] | None = None,
+    progress: Callable[[float, str], None] = lambda share, words: None,
 ) -> SteerableManifold:  # fmt: skip
-    """The ring of block ``one`` of ``featurizer``, which reads ``site``, at the sites that move its factor."""
+    """The ring of block ``one`` of ``featurizer``, which reads ``site``, at the sites that move its factor.
+
+    ``sites`` limits the candidates, which are all above the bottleneck; it must hold ``site``.
+    """
     names = [s for s in adapter.site_names() if s.startswith(f"{adapter.name}/")]
     near = [s for s in names if any(f"/{part}" in s for part in SITES)]
     # An update where there is one; else what flows on.
@@ -96,11 +100,14 @@ def spread(
     candidates = [s for s in near if s.endswith("#update")] + [
         s for s in near if s.endswith("#residual") and s.split("#")[0] not in with_update
     ]
+    candidates = candidates if sites is None else list(sites)
     images, factors = scenes(n, seed=seed)
     seen = activations(adapter, images, factors, candidates, seed=seed,
                        progress=lambda p: progress(0.3 * p, "reading activations"))  # fmt: skip
     turn, active = coordinates(featurizer, one, seen[site][0])
-    entries = {s: shared_ring(per_time, turn, active) for s, per_time in seen.items()}
+    # A scene in which the block is silent has no coordinate.
+    said = active.any(1)
+    entries = {s: shared_ring([x[said] for x in xs], turn[said], active[said]) for s, xs in seen.items()}
     del seen
     chosen, gain, table = choose(adapter, reader, one.factor, entries, seed=seed, amplify=widened,
                                  progress=lambda p: progress(0.3 + 0.7 * p, "choosing sites"))  # fmt: skip
