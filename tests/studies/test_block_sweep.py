@@ -92,7 +92,8 @@ def test_both_studies_report_everything(one_model):
     rows = json.loads((one_model / "studies" / "mdl" / "table-small-0.json").read_text())
     assert all(np.isclose(r["selection"] + r["code"] + r["residual"] + r["dictionary"], r["total"]) for r in rows)
     headline = {r["d_block"]: r["total"] for r in rows if not r["control"] and (r["n_blocks"], r["k"]) == (8, 2)
-                and (r["rate"], r["space"], r["share"]) == ("smooth", "contribution", 0.2) and r["d_block"] < 6}  # fmt: skip
+                and (r["rate"], r["space"], r["share"]) == ("smooth", "contribution", 0.2)
+                and r["d_block"] < 6}  # fmt: skip
     assert found["mdl/cheapest-b-same-gk"].value == min(headline, key=headline.get)
     saved = headline[1] - min(headline[2], headline[4])
     assert found["mdl/bits-saved-same-gk"].value == pytest.approx(saved)

@@ -101,7 +101,7 @@ def test_a_trained_arm_is_kept_and_loaded(home):
         zoo = TINY.zoo(0)
         return TINY.sample(zoo, 0, held=False).x
 
-    for name in ("vanilla", "best", "relu_atoms"):
+    for name in ("vanilla", "best", "group_lasso", "relu_atoms"):
         first = trained(ARMS[name], TINY, 0, rows=rows, progress=lambda share: None)
         n = len(calls)
         again = trained(ARMS[name], TINY, 0, rows=rows, progress=lambda share: None)
@@ -131,6 +131,17 @@ def test_a_killed_arm_goes_on(home):
         trained(arm, TINY, 0, rows=rows, progress=stop)
     assert not arms.folder_of(arm, TINY, 0).exists()
     assert trained(arm, TINY, 0, rows=rows, progress=lambda share: None).info["seconds"] >= 0
+
+
+def test_an_arm_takes_the_dictionary_of_another():
+    base_arm, other = build(ARMS["grassmannian"], TINY, 0), build(ARMS["best"], TINY, 1)
+    base_arm.fit_centring(torch.randn(50, 40) + 2)
+    assert not torch.allclose(base_arm.frame, other.frame)
+    arms.take_over(other, base_arm)
+    assert torch.equal(base_arm.frame, other.frame) and torch.equal(base_arm.centre, other.centre)
+    lasso, vanilla = build(ARMS["group_lasso"], TINY, 0), build(ARMS["vanilla"], TINY, 1)
+    arms.take_over(lasso, vanilla)
+    assert torch.equal(lasso.encoder, vanilla.encoder) and torch.equal(lasso.decoder, vanilla.decoder)
 
 
 def test_other_numbers_have_other_folders():
