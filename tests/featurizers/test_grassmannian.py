@@ -174,7 +174,8 @@ def test_auxiliary_loss_is_the_paper_s(kind):
     order = a.norm(dim=-1).masked_fill(taken, -1).topk(3, dim=1).indices
     z = torch.zeros_like(a).scatter(1, order[..., None].expand(-1, -1, 2), 1) * a * ~taken[..., None]
     expected = (residual - with_aux.decode(z)).square().mean() / 3
-    assert float(with_aux.loss(x)[0] - plain.loss(x)[0]) == pytest.approx(float(expected.detach()), rel=1e-3)
+    gap = (with_aux.loss(x)[0] - plain.loss(x)[0]).detach()
+    assert float(gap) == pytest.approx(float(expected.detach()), rel=1e-3)
 
 
 def test_auxiliary_loss_of_the_dead_trains_them_alone():
