@@ -279,7 +279,8 @@ def ridge(x: torch.Tensor, y: torch.Tensor, x_test: torch.Tensor, penalties: lis
     """Ridge predictions (M, k) on ``x_test`` for every penalty (relative to the mean kernel diagonal), in dual form."""
     mean, centre = x.mean(0), y.mean(0)
     x, x_test = x - mean, x_test - mean
-    kernel, cross = (x @ x.T).double(), x_test @ x.T
+    # In double precision: rounding in float32 is larger than the least penalties, and the kernel would not be positive.
+    kernel, cross = x.double() @ x.double().T, x_test @ x.T
     scale = kernel.diagonal().mean()
     y = (y - centre).double()
     out = []
