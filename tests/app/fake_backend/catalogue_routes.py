@@ -97,36 +97,32 @@ def all_findings() -> list[findings.Finding]:
     ]
 
 
+GATES = {
+    "tabletop-sdxl": [
+        {"name": "shape is read", "value": 0.94, "aim": 0.9, "passed": True},
+        {"name": "colour, median error °", "value": 11.0, "aim": 10.0, "passed": False},
+    ],
+    "tabletop-sdxl-mid": [{"name": "R²", "value": 0.934, "aim": 0.9, "passed": True}],
+}
+"""What some of the things that are held had to reach."""
+
+
 def all_cards() -> list[findings.Card]:
-    make = findings.Card
+    """A card of everything that is held, and of the world it was made from."""
+
+    def card(kind: str, info, facts: dict) -> findings.Card:
+        return findings.Card(name=info.name, kind=kind, title=info.title, summary=info.description, facts=facts,
+                             gates=GATES.get(info.name, []))  # fmt: skip
+
+    world = findings.Card(
+        name="tabletop", kind="dataset", title="Tabletop world", summary="Scenes with known factors.",
+        facts={"factors": 8},
+    )  # fmt: skip
     return [
-        make(
-            name="tabletop-sdxl",
-            kind="model",
-            title="Tabletop SDXL",
-            summary="Text to picture at 128 pixels, four steps.",
-            facts={"parameters": 21_000_000, "steps": 9000},
-            gates=[
-                {"name": "shape is read", "value": 0.94, "aim": 0.9, "passed": True},
-                {"name": "colour, median error °", "value": 11.0, "aim": 10.0, "passed": False},
-            ],
-        ),
-        make(
-            name="tabletop",
-            kind="dataset",
-            title="Tabletop world",
-            summary="Procedural scenes with known factors.",
-            facts={"factors": 8},
-        ),
-        make(
-            name="tabletop-sdxl-mid",
-            kind="featurizer",
-            title="512 blocks of 4",
-            summary="Grassmannian featurizer of the middle.",
-            facts={"R²": 0.934, "k": 8},
-            gates=[{"name": "R²", "value": 0.934, "aim": 0.9, "passed": True}],
-        ),
-        make(name="light-azimuth", kind="manifold", title="Where the light comes from", summary="A ring at two sites."),
+        *(card("model", m, {"parameters": m.n_parameters}) for m in models()),
+        world,
+        *(card("featurizer", f, {"R²": f.r2, "k": f.k}) for f in featurizers()),
+        *(card("manifold", m, {}) for m in manifolds()),
     ]
 
 

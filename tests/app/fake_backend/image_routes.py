@@ -87,4 +87,5 @@ def routes(app: FastAPI, life: Life) -> None:
     @app.post("/v1/filmstrip")
     async def filmstrip(request: canvas.FilmstripRequest) -> Response:
         await asyncio.sleep(life.delay * 4)
-        return drawn(request, [("manifold", i / request.stops) for i in range(request.stops)], seq=0, cached=True)
+        whole = request.stops if found(request.steer[0].manifold).kind == "ring" else request.stops - 1
+        return drawn(request, [("manifold", i / whole) for i in range(request.stops)], seq=0, cached=True)
