@@ -1,8 +1,7 @@
 """Typed, asynchronous calls to the backend. Every failure is one of two errors that carry sentences for people.
 
-BackendError
-├── Asked wrongly: the server answered with an ``ErrorBody`` (asked, true, todo)
-└── BackendDown: nobody answered
+BackendError        the server refused with an ``ErrorBody`` (asked, true, todo), or its answer cannot be read
+└── BackendDown     nobody answered
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import httpx
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from backend.wire.blocks import BlockDetail, BlockList, CloudHeader
 from backend.wire.canvas import CanvasRequest, FilmstripRequest, FrameHeader
@@ -25,6 +25,8 @@ from backend.wire.jobs import JobEvent, JobInfo, JobRequest
 from backend.wire.sinks import HeadDetail, HeadRequest, SinkBoard, SinkExamples, SinkRequest
 from backend.wire.text import CompletionRequest, ManifoldCurves, PathRequest, PathResponse, TextCanvasRequest, TextFrame
 
+M = TypeVar("M", bound=BaseModel)
+
 
 class BackendError(Exception):
     """The server refused: what was asked, what is true, what to do."""
@@ -32,6 +34,13 @@ class BackendError(Exception):
     def __init__(self, asked: str, true: str = "", todo: str = "", *, kind: str = "") -> None:
         super().__init__(" ".join(part for part in (asked, true, todo) if part))
         self.asked, self.true, self.todo, self.kind = asked, true, todo, kind
+
+    @classmethod
+    def unfit(cls, asked: str, error: ValidationError) -> BackendError:
+        """A request that cannot even be sent; says which part of it does not fit and why."""
+        first = error.errors()[0]
+        part = " ".join(str(p) for p in first["loc"]).replace("_", " ") or "It"
+        return cls(asked, f"{part}: {first['msg'][:1].lower()}{first['msg'][1:]}.", "Change it and try again.")
 
 
 class BackendDown(BackendError):
@@ -78,14 +87,17 @@ class Backend:
             raise _refusal(response)
         return response
 
+    async def _read(self, kind: type[M], method: str, path: str, **kwargs) -> M:
+        return _message(kind, (await self._call(method, path, **kwargs)).content)
+
     async def health(self) -> Health:
-        return Health.model_validate_json((await self._call("GET", "/v1/health", timeout=4.0)).content)
+        return await self._read(Health, "GET", "/v1/health", timeout=4.0)
 
     async def capabilities(self) -> Capabilities:
-        return Capabilities.model_validate_json((await self._call("GET", "/v1/capabilities")).content)
+        return await self._read(Capabilities, "GET", "/v1/capabilities")
 
     async def catalogue(self) -> Catalogue:
-        return Catalogue.model_validate_json((await self._call("GET", "/v1/catalogue")).content)
+        return await self._read(Catalogue, "GET", "/v1/catalogue")
 
     async def canvas(self, name: str, request: CanvasRequest) -> Frame | None:
         """The frame of this sequence number, or ``None`` where a newer one replaced it."""
@@ -97,15 +109,13 @@ class Backend:
 
     async def text(self, name: str, request: TextCanvasRequest) -> TextFrame | None:
         response = await self._call("PUT", f"/v1/text/{name}", json=request.model_dump())
-        return None if response.status_code == 204 else TextFrame.model_validate_json(response.content)
+        return None if response.status_code == 204 else _message(TextFrame, response.content)
 
     async def path(self, request: PathRequest) -> PathResponse:
-        return PathResponse.model_validate_json(
-            (await self._call("POST", "/v1/text/path", json=request.model_dump())).content
-        )
+        return await self._read(PathResponse, "POST", "/v1/text/path", json=request.model_dump())
 
     async def curves(self, manifold: str) -> ManifoldCurves:
-        return ManifoldCurves.model_validate_json((await self._call("GET", f"/v1/manifolds/{manifold}/curves")).content)
+        return await self._read(ManifoldCurves, "GET", f"/v1/manifolds/{manifold}/curves")
 
     async def complete(self, request: CompletionRequest) -> AsyncIterator[str]:
         """Pieces of text as they are generated."""
@@ -131,39 +141,36 @@ class Backend:
                               "It starts again when the backend is back.") from error  # fmt: skip
 
     async def blocks(self, featurizer: str) -> BlockList:
-        return BlockList.model_validate_json((await self._call("GET", f"/v1/featurizers/{featurizer}/blocks")).content)
+        return await self._read(BlockList, "GET", f"/v1/featurizers/{featurizer}/blocks")
 
     async def block(self, featurizer: str, index: int) -> tuple[BlockDetail, bytes]:
         """A block and the whole container, whose body holds the example pictures."""
         data = (await self._call("GET", f"/v1/featurizers/{featurizer}/blocks/{index}")).content
-        return BlockDetail.model_validate(unpack(data)[0]), data
+        return _header(BlockDetail, data)[0], data
 
     async def cloud(self, featurizer: str, index: int, *, n: int = 20000) -> tuple[CloudHeader, memoryview]:
         data = (await self._call("GET", f"/v1/featurizers/{featurizer}/blocks/{index}/cloud", params={"n": n})).content
-        header, body = unpack(data)
-        return CloudHeader.model_validate(header), body
+        return _header(CloudHeader, data)
 
     async def sinks(self, request: SinkRequest) -> SinkBoard:
-        return SinkBoard.model_validate_json((await self._call("POST", "/v1/sinks", json=request.model_dump())).content)
+        return await self._read(SinkBoard, "POST", "/v1/sinks", json=request.model_dump())
 
     async def head(self, request: HeadRequest) -> HeadDetail:
-        return HeadDetail.model_validate_json(
-            (await self._call("POST", "/v1/sinks/head", json=request.model_dump())).content
-        )
+        return await self._read(HeadDetail, "POST", "/v1/sinks/head", json=request.model_dump())
 
     async def sink_examples(self, model: str) -> tuple[SinkExamples, bytes]:
         """Example inputs of a model and the whole container, whose body holds their pictures."""
         data = (await self._call("GET", "/v1/sinks/examples", params={"model": model})).content
-        return SinkExamples.model_validate(unpack(data)[0]), data
+        return _header(SinkExamples, data)[0], data
 
     async def jobs(self) -> list[JobInfo]:
         return [JobInfo.model_validate(job) for job in (await self._call("GET", "/v1/jobs")).json()]
 
     async def start_job(self, request: JobRequest) -> JobInfo:
-        return JobInfo.model_validate_json((await self._call("POST", "/v1/jobs", json=request.model_dump())).content)
+        return await self._read(JobInfo, "POST", "/v1/jobs", json=request.model_dump())
 
     async def job(self, name: str) -> JobInfo:
-        return JobInfo.model_validate_json((await self._call("GET", f"/v1/jobs/{name}")).content)
+        return await self._read(JobInfo, "GET", f"/v1/jobs/{name}")
 
     async def follow(self, name: str) -> AsyncIterator[JobInfo]:
         """A job's states until it ends; after a cut the stream goes on behind the last event that was seen."""
@@ -200,10 +207,29 @@ class Backend:
 
 
 def _frame(data: bytes) -> Frame:
+    return Frame(data, _header(FrameHeader, data)[0])
+
+
+def _header(kind: type[M], data: bytes) -> tuple[M, memoryview]:
+    """The header and the body of a container."""
     try:
-        return Frame(data, FrameHeader.model_validate(unpack(data)[0]))
-    except (ValueError, ValidationError) as error:
-        raise BackendError("A frame was expected.", f"The answer could not be read: {error}", "Try again.") from error
+        header, body = unpack(data)
+        return kind.model_validate(header), body
+    except ValueError as error:
+        raise _unreadable(kind, error) from error
+
+
+def _message(kind: type[M], data: bytes) -> M:
+    try:
+        return kind.model_validate_json(data)
+    except ValueError as error:
+        raise _unreadable(kind, error) from error
+
+
+def _unreadable(kind: type[M], error: ValueError) -> BackendError:
+    first = str(error).splitlines()[0]
+    return BackendError(f"An answer of the kind {kind.__name__} was expected.", f"It could not be read: {first}.",
+                        "Try again; if it stays so, the app and the backend are of different versions.")  # fmt: skip
 
 
 def _refusal(response: httpx.Response) -> BackendError:
