@@ -25,6 +25,11 @@ export function render({ model, el }) {
   </style><div class="host"></div>`;
   const host = root.querySelector(".host"), RUNNING = ["queued", "running"];
   const add = (parent, tag, cls, text) => { const n = document.createElement(tag); if (cls) n.className = cls; if (text !== undefined) n.textContent = text; parent.appendChild(n); return n; };
+  // A finding that the filters hide is searched for: the link then leads to the page that shows it.
+  function to(event, id) {
+    const found = root.querySelector(`[data-id="${CSS.escape(id)}"]`), still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (found) { event.preventDefault(); found.scrollIntoView({ behavior: still ? "auto" : "smooth", block: "center" }); }
+  }
   function draw() {
     host.replaceChildren();
     if (!model.items.length) { const w = add(host, "div", "wait"); add(w, "span", "", model.waiting); return; }
@@ -39,7 +44,7 @@ export function render({ model, el }) {
       for (const l of f.lines) add(said, "div", "line", l);
       if (f.supports.length || f.contradicts.length) {
         const e = add(said, "div", "line edges");
-        const link = (id, cls) => { const x = add(e, "a", cls, id); x.href = `#${id}`; x.addEventListener("click", (ev) => { ev.preventDefault(); root.querySelector(`[data-id="${CSS.escape(id)}"]`)?.scrollIntoView({ behavior: "smooth", block: "center" }); }); e.append("  "); };
+        const link = (id, cls) => { const x = add(e, "a", cls, id); x.href = `/catalogue?query=${encodeURIComponent(id)}#${id}`; x.addEventListener("click", (ev) => to(ev, id)); e.append("  "); };
         if (f.contradicts.length) { e.append("Contradicts "); f.contradicts.forEach((i) => link(i, "against")); }
         if (f.supports.length) { e.append("Supports "); f.supports.forEach((i) => link(i, "")); }
       }

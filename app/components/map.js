@@ -72,6 +72,7 @@ export function render({ model, el }) {
     } else point(nearest(...at(e), 14));
   });
   canvas.addEventListener("pointerup", (e) => { const moved = drag && drag[4]; drag = null; if (!moved) { const i = nearest(...at(e), 16); if (i >= 0) pick(i); } });
+  canvas.addEventListener("pointercancel", () => { drag = null; });
   canvas.addEventListener("pointerleave", () => point(-1));
   canvas.addEventListener("dblclick", () => { zoom = 1; cx = cy = 0; draw(); });
   canvas.addEventListener("wheel", (e) => {

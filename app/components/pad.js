@@ -35,7 +35,7 @@ export function render({ model, el }) {
   const words = (u) => {
     if (model.unit === "°") return `${Math.round(360 * u) % 360}°`;
     const named = model.names.length ? model.names : model.ticks;
-    if (!named.length) return u.toFixed(2);
+    if (!named.length) return `${u.toFixed(2)} ${model.unit}`.trim();
     const gap = (k) => (ring() ? Math.abs(((k - u + 1.5) % 1) - .5) : Math.abs(k - u));
     return named.reduce((a, b) => (gap(b[0]) < gap(a[0]) ? b : a))[1];
   };
@@ -70,7 +70,8 @@ export function render({ model, el }) {
     const colours = model.colours.length ? model.colours : Array(72).fill("#b9c0c8");
     const [x, y] = place(t);
     handle.setAttribute("cx", x); handle.setAttribute("cy", y);
-    handle.setAttribute("fill", model.steered || dragging ? colours[Math.floor(t * colours.length) % colours.length] : "transparent");
+    const at = Math.floor(t * colours.length), n = colours.length;
+    handle.setAttribute("fill", model.steered || dragging ? colours[ring() ? at % n : Math.min(at, n - 1)] : "transparent");
     handle.style.filter = "drop-shadow(0 1px 3px rgba(0,0,0,.45))";
     const show = (node, u, r) => {
       if (u === null || u === undefined) { node.setAttribute("visibility", "hidden"); return; }
@@ -95,15 +96,16 @@ export function render({ model, el }) {
     const box = svg.getBoundingClientRect();
     const px = (event.clientX - box.left) * W / box.width, py = (event.clientY - box.top) * 340 / box.height;
     if (ring()) {
-      if (Math.hypot(px - X, py - C) < 12) return;
-      t = ((Math.atan2(C - py, px - X) / TAU) % 1 + 1) % 1;
+      // In the very middle there is no direction: the point stays, but letting go is still letting go.
+      if (Math.hypot(px - X, py - C) >= 12) t = ((Math.atan2(C - py, px - X) / TAU) % 1 + 1) % 1;
     } else t = Math.min(Math.max((px - 36) / 348, 0), 1);
     update(); send(final);
   }
   svg.addEventListener("pointerdown", (e) => { dragging = true; svg.setPointerCapture(e.pointerId); svg.focus({ preventScroll: true }); move(e, false); e.preventDefault(); });
   svg.addEventListener("pointermove", (e) => { if (dragging) move(e, false); });
-  const stop = (e) => { if (dragging) { dragging = false; move(e, true); } };
-  svg.addEventListener("pointerup", stop); svg.addEventListener("pointercancel", stop);
+  svg.addEventListener("pointerup", (e) => { if (dragging) { dragging = false; move(e, true); } });
+  // A cancelled pointer has no place any more: the point stays where it was last.
+  svg.addEventListener("pointercancel", () => { if (dragging) { dragging = false; update(); send(true); } });
   let settle = null;
   svg.addEventListener("keydown", (e) => {
     const step = (e.shiftKey ? 1 / 360 : 1 / 36);

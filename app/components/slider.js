@@ -12,6 +12,7 @@ export function render({ model, el }) {
     .slide input::-webkit-slider-thumb { appearance: none; width: 16px; height: 16px; border-radius: 50%; background: #0f7c86; border: 2.5px solid #fff; box-shadow: 0 1px 3px rgba(0,0,0,.4); }
     .slide input::-moz-range-thumb { width: 12px; height: 12px; border-radius: 50%; background: #0f7c86; border: 2.5px solid #fff; box-shadow: 0 1px 3px rgba(0,0,0,.4); }
     .slide input:focus { outline: none; } .slide input:focus-visible::-webkit-slider-thumb { outline: 2px solid currentColor; outline-offset: 1px; }
+    .slide input:focus-visible::-moz-range-thumb { outline: 2px solid currentColor; outline-offset: 1px; }
   </style><div class="top"><label></label><output></output></div><div class="rail"><div class="track"><div class="done"></div><div class="beyond"></div></div><input type="range"></div>`;
   const input = root.querySelector("input"), out = root.querySelector("output"), done = root.querySelector(".done"), beyond = root.querySelector(".beyond"), track = root.querySelector(".track");
   let held = false, queued = null;

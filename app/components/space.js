@@ -85,7 +85,7 @@ export function render({ model, el }) {
   let held = null;
   canvas.addEventListener("pointerdown", (e) => { held = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); });
   canvas.addEventListener("pointermove", (e) => { if (!held) return; yaw += (e.clientX - held[0]) * .01; pitch = Math.max(-1.5, Math.min(1.5, pitch + (e.clientY - held[1]) * .01)); held = [e.clientX, e.clientY]; draw(); });
-  canvas.addEventListener("pointerup", () => { held = null; });
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { held = null; });
   canvas.addEventListener("wheel", (e) => { if (document.activeElement !== canvas) return; zoom = Math.max(.4, Math.min(4, zoom * Math.exp(-e.deltaY * .001))); e.preventDefault(); draw(); }, { passive: false });
   canvas.addEventListener("keydown", (e) => {
     const by = { ArrowLeft: [-.12, 0], ArrowRight: [.12, 0], ArrowUp: [0, -.12], ArrowDown: [0, .12] }[e.key];
