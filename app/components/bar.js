@@ -1,4 +1,4 @@
-// The bar on top. Links are plain links; on a narrow screen they fold into one menu.
+// The bar on top. Links are plain links to each page as it was left; on a narrow screen they fold into one menu.
 export function render({ model, el }) {
   const root = document.createElement("div");
   root.className = "bar";
@@ -50,6 +50,10 @@ export function render({ model, el }) {
   const SUN = '<svg viewBox="0 0 18 18" fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round"><circle cx="9" cy="9" r="3.2"/><path d="M9 1.6v1.6M9 14.8v1.6M1.6 9h1.6M14.8 9h1.6M3.8 3.8l1.1 1.1M13.1 13.1l1.1 1.1M3.8 14.2l1.1-1.1M13.1 4.9l1.1-1.1"/></svg>';
   const MOON = '<svg viewBox="0 0 18 18" fill="none" stroke="currentColor" stroke-width="1.5" stroke-linejoin="round"><path d="M15 10.6A6.4 6.4 0 0 1 7.4 3a6.4 6.4 0 1 0 7.6 7.6Z"/></svg>';
 
+  // The view of a page is its address, so the tab remembers the query of each page: model, prompt and seed are kept.
+  const view = (path) => `atlas-view/${path}`;
+  const left = (path) => { try { return sessionStorage.getItem(view(path)) || ""; } catch { return ""; } };
+  const keep = () => { try { sessionStorage.setItem(view(model.here), window.location.search); } catch { /* no storage: links are plain */ } };
   function links() {
     nav.replaceChildren();
     let last = "";
@@ -57,7 +61,7 @@ export function render({ model, el }) {
       if (group && group !== last) { const g = document.createElement("span"); g.className = "group"; g.textContent = group; nav.appendChild(g); }
       last = group;
       const a = document.createElement("a");
-      a.href = `/${path}${model.query}`; a.textContent = name;
+      a.href = `/${path}${path === model.here ? "" : left(path)}`; a.textContent = name;
       if (path === model.here) { a.className = "here"; a.setAttribute("aria-current", "page"); }
       nav.appendChild(a);
     }
@@ -81,12 +85,12 @@ export function render({ model, el }) {
   fold.addEventListener("click", () => { const open = nav.classList.toggle("open"); fold.setAttribute("aria-expanded", open); });
   // The view lives in the address: going back in the history is asking for that address again.
   const back = () => window.location.reload();
-  window.addEventListener("popstate", back);
-  model.on("remove", () => window.removeEventListener("popstate", back));
+  window.addEventListener("popstate", back); window.addEventListener("pagehide", keep);
+  model.on("remove", () => { window.removeEventListener("popstate", back); window.removeEventListener("pagehide", keep); });
   if (!/atlas-theme=/.test(document.cookie) && window.matchMedia("(prefers-color-scheme: dark)").matches && !model.dark) {
     remember(true); model.send_msg({ type: "theme", dark: true });
   }
-  model.on(["pages", "here", "query"], links);
+  model.on(["pages", "here"], links);
   model.on(["state", "words", "detail"], status);
   model.on("dark", light);
   links(); status(); light();

@@ -10,7 +10,9 @@ from panel.custom import JSComponent
 
 
 class TopBar(JSComponent):
-    """Navigation that keeps the query of the view, and one dot for the backend with its last round trip.
+    """Navigation that goes back to each page as it was left, and one dot for the backend with its last round trip.
+
+    What a page showed last stands in its address; the browser's tab remembers the address of each page.
 
     Message to Python: ``{"type": "theme", "dark": bool}`` once where nothing is remembered and the browser asks for
     dark, and on each click of the switch.
@@ -18,7 +20,6 @@ class TopBar(JSComponent):
 
     pages = param.List(default=[], doc="[group, path, name] of each page.")
     here = param.String(default="")
-    query = param.String(default="", doc="What links to other pages keep, with its question mark.")
     state = param.Selector(default="starting", objects=["starting", "ready", "degraded", "lost"])
     words = param.String(default="", doc="Device and last round trip.")
     detail = param.String(default="", doc="What the backend says of itself beyond its state.")

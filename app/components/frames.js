@@ -17,7 +17,7 @@ export function render({ model, el }) {
     .frames figure { margin: 0; min-width: 0; }
     .frames .box { position: relative; width: 100%; aspect-ratio: 1; border-radius: 8px; overflow: hidden;
       background: color-mix(in srgb, currentColor 7%, transparent); }
-    .frames canvas { width: 100%; height: 100%; display: block; transition: opacity .15s; }
+    .frames canvas { width: 100%; height: 100%; display: block; }
     .frames .wait { position: absolute; inset: 0; display: grid; place-items: center; padding: 12px; text-align: center; font-size: 13px; opacity: .75; }
     .frames .tag { position: absolute; right: 8px; top: 8px; font-size: 11px; padding: 1px 6px; border-radius: 8px; background: rgba(0,0,0,.55); color: #fff; }
     .frames figcaption { margin-top: 6px; font-size: 13px; line-height: 1.35; }
@@ -29,6 +29,7 @@ export function render({ model, el }) {
     .frames .legend i { display: inline-block; width: 8px; height: 8px; border-radius: 2px; margin-right: 4px; }
     .frames.stale canvas { opacity: .35; } .frames .blank canvas { opacity: .12; }
     @media (prefers-reduced-motion: no-preference) {
+      .frames canvas { transition: opacity .15s; }
       .frames.waits .empty .box { animation: pulse 1.4s ease-in-out infinite alternate; }
       @keyframes pulse { from { opacity: 1 } to { opacity: .55 } } }
   </style><div class="row"></div><div class="bar" hidden></div><div class="legend"></div>`;
@@ -81,15 +82,16 @@ export function render({ model, el }) {
     const made = await Promise.all(got[0].arms.map((a) => createImageBitmap(new Blob([got[1].slice(a.offset, a.offset + a.length)], { type: `image/${a.format}` }))));
     if (mine === turn) stops = made;
   }
-  const gap = (a, b) => Math.abs(((a - b + 1.5) % 1) - .5);
+  const gap = (a, b) => (model.around ? Math.abs(((a - b + 1.5) % 1) - .5) : Math.abs(a - b));
   function follow(event) {
     at = event.detail.final ? null : event.detail.t;
     const pane = panes.get("manifold"), n = stops.length;
     if (event.detail.final || !pane || !n || !pane.full) return;
-    const c = pane.canvas, g = c.getContext("2d"), place = event.detail.t * n, i = Math.floor(place) % n;
+    const c = pane.canvas, g = c.getContext("2d"), place = event.detail.t * (model.around ? n : n - 1);
+    const i = Math.floor(place) % n, next = model.around ? (i + 1) % n : Math.min(i + 1, n - 1);
     g.globalAlpha = 1; g.drawImage(stops[i], 0, 0, c.width, c.height);
-    g.globalAlpha = place - Math.floor(place); g.drawImage(stops[(i + 1) % n], 0, 0, c.width, c.height); g.globalAlpha = 1;
-    pane.tag.hidden = false; pane.figure.classList.remove("blank"); pane.wait.textContent = "";
+    g.globalAlpha = place - Math.floor(place); g.drawImage(stops[next], 0, 0, c.width, c.height); g.globalAlpha = 1;
+    pane.tag.hidden = false; pane.tag.textContent = "cached"; pane.figure.classList.remove("blank"); pane.wait.textContent = "";
   }
   let latest = -1;
   async function paint() {
@@ -108,7 +110,8 @@ export function render({ model, el }) {
       const c = pane.canvas;
       if (c.width !== a.width) { c.width = a.width; c.height = a.height; }
       c.getContext("2d").drawImage(bitmaps[i], 0, 0);
-      pane.figure.classList.remove("empty"); pane.full = true; pane.wait.textContent = ""; pane.tag.hidden = !a.cached;
+      pane.figure.classList.remove("empty"); pane.full = true; pane.wait.textContent = ""; 
+      pane.tag.hidden = !a.cached && !header.preview; pane.tag.textContent = a.cached ? "cached" : "preview";
     });
     root.dataset.seq = header.seq;
     root.dataset.t = header.steer.length && header.arms.some((a) => a.arm !== "off") ? header.steer[0].t : "";

@@ -22,6 +22,7 @@ class FrameCanvas(JSComponent):
     stops = param.Bytes(
         default=b"", doc="The film-strip's frame: a drag cross-fades it at once, until the exact picture is there."
     )
+    around = param.Boolean(default=True, doc="The stops close: behind the last comes the first.")
     timing = param.Dict(default={}, doc="Milliseconds by stage, in order; drawn as the latency bar.")
     waiting = param.String(default="", doc="What is awaited; shown on panes without a picture.")
     stale = param.Boolean(default=False, doc="True dims the pictures: they belong to an older prompt or seed.")

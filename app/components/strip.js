@@ -48,11 +48,13 @@ export function render({ model, el }) {
   function near() {
     const t = at;
     root.querySelectorAll("button").forEach((b) => {
-      const gap = t === null || t === undefined ? 1 : Math.abs(((Number(b.dataset.t) - t + 1.5) % 1) - .5);
-      b.classList.toggle("near", gap < .5 / Math.max(model.stops.length, 1) + 1e-9);
+      const off = Number(b.dataset.t) - t, parts = Math.max(model.around ? model.stops.length : model.stops.length - 1, 1);
+      const gap = t === null || t === undefined ? 1 : model.around ? Math.abs(((off + 1.5) % 1) - .5) : Math.abs(off);
+      b.classList.toggle("near", gap < .5 / parts + 1e-9);
     });
   }
   model.on(["frame", "stops", "waiting"], draw);
+  model.on("around", near);
   model.on("t", () => { at = model.t; near(); });
   draw();
   return root;

@@ -17,7 +17,8 @@ class FilmStrip(JSComponent):
 
     frame = param.Bytes(default=b"", doc="A film-strip frame: one arm entry for each stop.")
     stops = param.List(default=[], doc="[t, label, colour] of each stop.")
-    t = param.Number(default=None, allow_None=True, doc="Where the point is; its neighbours are marked.")
+    t = param.Number(default=None, allow_None=True, doc="Where the point is; the nearest stop is marked.")
+    around = param.Boolean(default=True, doc="The stops close: behind the last comes the first.")
     waiting = param.String(default="")
 
     _esm = Path(__file__).with_name("strip.js")

@@ -30,7 +30,9 @@ class State(param.Parameterized):
     query = param.String(default="")
     topology = param.String(default="")
     factor = param.String(default="")
-    rank = param.Number(default=1.0)
+    rank = param.Number(default=1.0, bounds=(1.0, None))
+    seldom = param.Number(default=-5.0, bounds=(-5.0, 0.0), doc="Log₁₀ of the least firing rate; -5 is any.")
+    often = param.Number(default=0.0, bounds=(-5.0, 0.0), doc="Log₁₀ of the largest firing rate.")
     colour = param.String(default="")
 
 
@@ -43,7 +45,6 @@ class Explore:
         self.shell = Shell("explore", title="Blocks", on_ready=self._ready)
         self.featurizers: dict[str, FeaturizerInfo] = {}
         self.blocks: list[BlockSummary] = []
-        self.factors: list[str] = []
         self._turn, self._loading = 0, True
 
         s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
@@ -57,7 +58,8 @@ class Explore:
             label="Rank at least", start=1.0, end=4.0, step=0.1, value=s.rank, size="small", **wide
         )
         self.firing = pmui.RangeSlider(
-            label="Firing rate, log₁₀", start=-5.0, end=0.0, step=0.25, value=(-5.0, 0.0), size="small", **wide
+            label="Firing rate, log₁₀", start=-5.0, end=0.0, step=0.25, value=(s.seldom, max(s.seldom, s.often)),
+            size="small", **wide,
         )
         self.map = BlockMap(waiting="Waiting for the backend …", on_pick=self._at, height_px=380, **wide)
         self.list = Picks(waiting="Waiting for the backend …", on_pick=self._open, height_px=420, **wide)
@@ -68,7 +70,7 @@ class Explore:
         self.topology.param.watch(lambda e: self._filter(topology=e.new or ""), "value")
         self.factor.param.watch(lambda e: self._filter(factor=e.new or ""), "value")
         self.rank.param.watch(lambda e: self._filter(rank=e.new), "value_throttled")
-        self.firing.param.watch(lambda e: self._filter(), "value_throttled")
+        self.firing.param.watch(lambda e: self._filter(seldom=e.new[0], often=e.new[1]), "value_throttled")
 
     def view(self) -> pmui.Page:
         left = column(
@@ -97,9 +99,8 @@ class Explore:
 
     def _wanted(self) -> views.Filter:
         s = self.state
-        lo, hi = self.firing.value
         return views.Filter(words=s.query, topology=s.topology, factor=s.factor, least_rank=s.rank,
-                            firing=(0.0 if lo <= -5 else 10**lo, 1.0 if hi >= 0 else 10**hi))  # fmt: skip
+                            firing=(0.0 if s.seldom <= -5 else 10**s.seldom, 10**s.often))  # fmt: skip
 
     def _filter(self, **changes) -> None:
         if self._loading:
@@ -154,7 +155,7 @@ class Explore:
 
         def draw() -> None:
             self._loading = True
-            self.blocks, self.factors = found.blocks, found.factors
+            self.blocks = found.blocks
             s = self.state
             s.featurizer = name
             kinds = [k for k in views.TOPOLOGY if any(b.topology == k for b in found.blocks)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 
 import panel as pn
 
@@ -62,6 +63,11 @@ class HeadPanel:
         """A line where the head's name will stand."""
         self.title.object = skeleton(text, height=320, waiting=False)
 
+    def wait(self, awaited: str) -> None:
+        """Take the head away until the next one is shown."""
+        self.body.visible = False
+        self.title.object = skeleton(escape(awaited), height=320)
+
     def show(self, detail: HeadDetail, board: SinkBoard, *, asked: int | None) -> None:
         """Show a head of ``board``; ``asked`` is the query that was asked for, ``None`` for the mean of all."""
         h = detail.summary
@@ -85,7 +91,7 @@ class HeadPanel:
         )
         thing = "patch or token" if board.grid else "word"
         told = (
-            f"Attention of “{detail.tokens[chosen].strip() or 'space'}”. Click it again for the mean of all."
+            f"Attention of “{escape(detail.tokens[chosen].strip()) or 'space'}”. Click it again for the mean of all."
             if chosen is not None
             else f"Mean attention that each {thing} receives. Click one to see where that query looks."
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from urllib.parse import urlencode
+from html import escape
+from urllib.parse import quote, urlencode
 
 import panel as pn
 import panel_material_ui as pmui
@@ -78,9 +79,10 @@ class Home:
         await asyncio.gather(self._image(caps), self._text(caps), self._sinks(caps), self._about(caps))
 
     def _manifold(self, caps: Capabilities, kind: str) -> tuple[ModelInfo | None, ManifoldInfo | None]:
-        model = next((m for m in caps.models if m.kind == kind), None)
-        of = [m for m in caps.manifolds if any(k.name == m.model and k.kind == kind for k in caps.models)]
-        return model, places.first(of)
+        """The manifold to show and its own model; where there is none, any model of this kind."""
+        models = {m.name: m for m in caps.models if m.kind == kind}
+        info = places.first(m for m in caps.manifolds if m.model in models)
+        return (models[info.model] if info else next(iter(models.values()), None)), info
 
     async def _image(self, caps: Capabilities) -> None:
         model, info = self._manifold(caps, "image")
@@ -110,7 +112,7 @@ class Home:
                 lambda: setattr(
                     self.image_note,
                     "object",
-                    f'<div class="atlas-quiet">“{prompt}”. The whole ring is being rendered …</div>',
+                    f'<div class="atlas-quiet">“{escape(prompt)}”. The whole manifold is being rendered …</div>',
                 )
             )
             strip = await self.shell.client.filmstrip(
@@ -133,8 +135,8 @@ class Home:
                 frame=strip.data, colours=palette(info.kind), caption=f"{prompt}, along: {info.title}"
             )
             self.image_note.object = (
-                f'<div class="atlas-quiet">“{prompt}”, one seed, {STOPS} places on a ring: '
-                f"{info.title.lower()}. Move the pointer around it.</div>"
+                f'<div class="atlas-quiet">“{escape(prompt)}”, one seed, {STOPS} places on a {info.kind}: '
+                f"{escape(info.title.lower())}. Move the pointer around it.</div>"
             )
 
         self.shell.show(draw)
@@ -175,7 +177,7 @@ class Home:
                 colours=[colour_at(k.t, info.kind) for k in info.ticks],
                 rows=frames,
             )
-            asked = info.prompts[0].replace("\n", " ")
+            asked = escape(info.prompts[0].replace("\n", " "))
             self.text_note.object = (
                 f'<div class="atlas-quiet">“{asked}” The area of a disc is the probability of that answer '
                 "while one activation is moved.</div>"
@@ -202,7 +204,7 @@ class Home:
             self._sinks_model = model.name
             self.board.param.update(layers=board.layers, heads=board.heads, cells=heads.cells(board, "strength"))
             self.sinks_note.object = (
-                f'<div class="atlas-quiet">Every head of {model.title}: the size is how much attention rests '
+                f'<div class="atlas-quiet">Every head of {escape(model.title)}: the size is how much attention rests '
                 f"on one token, the colour what that token sends.</div>{heads.legend(board)}"
             )
 
@@ -215,22 +217,23 @@ class Home:
         except BackendError:
             said = '<a class="atlas-link" href="/catalogue">Findings</a>'
         models = (
-            ", ".join(f"{m.title} ({number(m.n_parameters / 1e6, digits=2)} M)" for m in caps.models)
+            ", ".join(f"{escape(m.title)} ({number(m.n_parameters / 1e6, digits=2)} M)" for m in caps.models)
             or "none yet: manifold-atlas train"
         )
         blocks = (
             ", ".join(
-                f'<a class="atlas-link" href="/explore?featurizer={f.name}">{f.title}</a>' for f in caps.featurizers
+                f'<a class="atlas-link" href="/explore?featurizer={quote(f.name)}">{escape(f.title)}</a>'
+                for f in caps.featurizers
             )
             or "none yet"
         )
-        skipped = "".join(f'<div class="atlas-quiet">Skipped: {s}</div>' for s in caps.skipped[:4])
+        skipped = "".join(f'<div class="atlas-quiet">Skipped: {escape(s)}</div>' for s in caps.skipped[:4])
         lines = "".join(
             f'<div class="atlas-line"><span>{k}</span><span>{v}</span></div>'
             for k, v in (
                 ("Models", models),
                 ("Blocks to browse", blocks),
-                ("Manifolds", ", ".join(m.title for m in caps.manifolds) or "none yet"),
+                ("Manifolds", ", ".join(escape(m.title) for m in caps.manifolds) or "none yet"),
                 ("Catalogue", said),
                 ("Runs on", f"{caps.device}, version {caps.version}"),
             )
@@ -245,7 +248,7 @@ class Home:
     def _failed(self, part: Turntable | Dial | HeadBoard, note: pn.pane.HTML, error: BackendError) -> None:
         def draw() -> None:
             part.waiting = error.asked
-            note.object = f'<div class="atlas-quiet">{error.true} {error.todo}</div>'
+            note.object = f'<div class="atlas-quiet">{escape(error.true)} {escape(error.todo)}</div>'
 
         self.shell.show(draw)
 

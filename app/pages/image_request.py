@@ -20,8 +20,8 @@ class State(param.Parameterized):
     prompt = param.String(default=EXAMPLES[0])
     seed = param.Integer(default=7, bounds=(0, 2**31 - 1))
     manifold = param.String(default="")
-    t = param.Number(default=None, allow_None=True)
-    strength = param.Number(default=None, allow_None=True)
+    t = param.Number(default=None, allow_None=True, bounds=(0.0, 1.0))
+    strength = param.Number(default=None, allow_None=True, bounds=(0.0, 4.0))
     steps = param.Integer(default=0, bounds=(0, 50), doc="0: as many as the model likes best.")
     start = param.Number(default=0.0, bounds=(0.0, 1.0))
     stop = param.Number(default=1.0, bounds=(0.0, 1.0))
@@ -31,10 +31,15 @@ class State(param.Parameterized):
 
 
 class ImageRequests:
-    """Requests of one page; ``manifolds`` and ``models`` are what the backend holds."""
+    """Requests of one page; ``manifolds`` and ``models`` are what the backend holds.
+
+    ``sliding`` holds the values (``strength``, ``also_t``) of sliders that still move: the state, and with it the
+    address and the browser's history, gets them when they are let go.
+    """
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self.sliding: dict[str, float] = {}
         self.manifolds: Mapping[str, ManifoldInfo] = {}
         self.models: Mapping[str, ModelInfo] = {}
 
@@ -46,7 +51,8 @@ class ImageRequests:
     @property
     def strength(self) -> float:
         """How far along the way to the manifold's target; 1 is there."""
-        return 1.0 if self.state.strength is None else self.state.strength
+        strength = self.sliding.get("strength", self.state.strength)
+        return 1.0 if strength is None else strength
 
     @property
     def key(self) -> tuple:
@@ -74,7 +80,9 @@ class ImageRequests:
             return []
         window = (s.start, s.stop)
         first = Steer(manifold=info.name, t=t, t_from=t_from, strength=self.strength, window=window)
-        return [first, Steer(manifold=s.also, t=s.also_t, window=window)] if s.also in self.manifolds else [first]
+        if s.also not in self.manifolds:
+            return [first]
+        return [first, Steer(manifold=s.also, t=self.sliding.get("also_t", s.also_t), window=window)]
 
     def canvas(
         self, t: float | None, shown: Sequence[Arm], *, preview: bool, landed: float | None, known: bool
@@ -83,7 +91,7 @@ class ImageRequests:
 
         ``landed`` is where the unsteered picture lies and ``known`` whether it is on the page already: a drag does not
         ask for it again, because it cannot change. Without ``t`` the manifold is named all the same, so that the
-        reader says where on it the unsteered picture lies. Raises ``ValueError`` for a prompt that is too long.
+        reader says where on it the unsteered picture lies. Raises ``ValidationError`` for a prompt that is too long.
         """
         arms: list[Arm] = list(shown)
         if t is None or self.info is None:

@@ -1,8 +1,9 @@
 """The shell around every page: bar, navigation, state of the backend, error banner, and the way back after a loss.
 
-A page asks the shell for three things: ``run`` a coroutine, ``show`` a change (with the document's lock, from any
-task), and ``tell`` an error. The shell watches the backend; when it is lost a banner says so, and when it is back
-the page's ``on_ready`` is called again, so a page never has to care.
+A page asks the shell for four things: ``run`` a coroutine, ``show`` a change (with the document's lock, from any
+task), ``fail`` with an error (from any task too), and ``clear`` it after the next success. The shell watches the
+backend; when it is lost a banner says so, and when it is back the page's ``on_ready`` is called again, so a page never
+has to care.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import html
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from urllib.parse import urlencode
 
 import panel as pn
 import panel_material_ui as pmui
@@ -87,22 +87,8 @@ class Shell:
         async def guarded() -> None:
             try:
                 await work
-            except BackendError as error:
-                told = error
-                self.show(lambda: self.tell(told))
-            except asyncio.CancelledError:
-                raise
-            except Exception:
-                log.exception("A task of page %s failed", self.here)
-                self.show(
-                    lambda: self.tell(
-                        BackendError(
-                            "The page was updating itself.",
-                            "Something in it failed.",
-                            "Reload the page; the log of the app has the details.",
-                        )
-                    )
-                )
+            except Exception as error:  # noqa: BLE001  told and logged; a page never dies of one task
+                self.fail(error)
 
         task = asyncio.ensure_future(guarded())
         self._tasks.add(task)
@@ -122,8 +108,18 @@ class Shell:
         else:
             self._doc.add_next_tick_callback(held)
 
+    def fail(self, error: Exception) -> None:
+        """Tell an error, from any task; one that the backend did not give is logged and told without its details."""
+        if isinstance(error, BackendError):
+            told = error
+        else:
+            log.error("A task of page %s failed", self.here, exc_info=error)
+            told = BackendError("The page was updating itself.", "Something in it failed.",
+                                "Reload the page; the log of the app has the details.")  # fmt: skip
+        self.show(lambda: self.tell(told))
+
     def tell(self, error: BackendError) -> None:
-        """Show an error as sentences; a lost backend is a state of its own."""
+        """Show an error as sentences, with the document's lock; a lost backend is a state of its own."""
         if isinstance(error, BackendDown):
             self._lost()
             return
@@ -133,11 +129,6 @@ class Shell:
         """Take an error away after the next success; the banner of a lost backend stays until it is back."""
         if self.kind == "error":
             self.kind, self.banner.visible = "", False
-
-    def link(self, **query: object) -> None:
-        """Keep ``query`` (seed, prompt, ...) in the navigation, so that it survives a change of page."""
-        kept = {k: v for k, v in query.items() if v is not None}
-        self.bar.query = f"?{urlencode(kept)}" if kept else ""
 
     def page(self, *main) -> pmui.Page:
         """The whole page, served as one."""
@@ -210,8 +201,7 @@ class Shell:
                     self.show(self._lost)
                 self._up = False
             except BackendError as error:
-                told = error
-                self.show(lambda told=told: self.tell(told))
+                self.fail(error)
             await asyncio.sleep((3.0 if self._up else 1.0) * self.pause)
 
     def _banner(self, kind: str, *sentences: str) -> None:

@@ -6,6 +6,7 @@ import base64
 
 import panel_material_ui as pmui
 import param
+from pydantic import ValidationError
 
 from app.client.backend import BackendError
 from app.client.latest import LatestWins
@@ -16,7 +17,7 @@ from app.pages.layout import NONE, column, columns, heading, markup, quiet, row
 from app.pages.shell import Shell
 from app.views import heads
 from backend.wire.capabilities import Capabilities, ModelInfo
-from backend.wire.sinks import HeadDetail, HeadRequest, SinkBoard, SinkExamples, SinkRequest
+from backend.wire.sinks import HeadDetail, HeadRequest, SinkBoard, SinkRequest
 
 LARGEST = 4 * 1024 * 1024
 
@@ -29,6 +30,7 @@ class State(param.Parameterized):
     text = param.String(default="")
     layer = param.Integer(default=-1)
     head = param.Integer(default=-1)
+    query = param.Integer(default=-1, doc="The token whose attention is shown, -1 for the mean of all.")
     measure = param.String(default="strength")
 
 
@@ -40,19 +42,20 @@ class Sinks:
         bind(self.state)
         self.shell = Shell("sinks", title="Sinks", on_ready=self._ready)
         self.models: dict[str, ModelInfo] = {}
-        self.examples_of: SinkExamples | None = None
         self.board: SinkBoard | None = None
         self.upload: str | None = None
         self._loading, self._examples_model = True, ""
-        self.asked: int | None = None
         self.boards: LatestWins[SinkRequest, SinkBoard] = LatestWins(
             lambda _seq, request: self.shell.client.sinks(request),
             deliver=self._draw_board,
-            fail=self._fail,
+            fail=self.shell.fail,
             in_flight=1,
         )
         self.details: LatestWins[HeadRequest, HeadDetail] = LatestWins(
-            lambda _seq, request: self.shell.client.head(request), deliver=self._draw_head, fail=self._fail, in_flight=1
+            lambda _seq, request: self.shell.client.head(request),
+            deliver=self._draw_head,
+            fail=self.shell.fail,
+            in_flight=1,
         )
 
         s, wide = self.state, {"sizing_mode": "stretch_width", "margin": 0}
@@ -124,20 +127,25 @@ class Sinks:
         if self._loading or not name or name == self.state.model:
             return
         self.upload = None
-        self.state.param.update(model=name, example=0, text="", layer=-1, head=-1)
+        self.state.param.update(model=name, example=0, text="", layer=-1, head=-1, query=-1)
+        # The board of another model would pass for this one's.
+        self.board = None
+        self.heads.param.update(cells=[], chosen=[])
+        self.scatter.object = self.legend.object = self.rule.object = ""
+        self.panel.wait(f"Reading every head of {self.models[name].title} …")
         self._forms()
         self._ask()
 
     def _example(self, at: int) -> None:
         self.upload = None
-        self.state.param.update(example=at, text="")
+        self.state.param.update(example=at, text="", query=-1)
         self.pictures.chosen = at
         self._ask()
 
     def _words(self, text: str) -> None:
         if self._loading:
             return
-        self.state.text = text
+        self.state.param.update(text=text, query=-1)
         self._ask()
 
     def _line(self, text: str | None) -> None:
@@ -158,7 +166,7 @@ class Sinks:
             )
             return
         self.upload = base64.b64encode(data).decode()
-        self.pictures.chosen = -1
+        self.state.query = self.pictures.chosen = -1
         self._ask()
 
     def _resize(self, measure: str) -> None:
@@ -167,11 +175,12 @@ class Sinks:
             self.heads.cells = heads.cells(self.board, measure)
 
     def _pick(self, layer: int, head: int) -> None:
-        self.state.param.update(layer=layer, head=head)
-        self._ask_head(None)
+        self.state.param.update(layer=layer, head=head, query=-1)
+        self._ask_head()
 
     def _query(self, at: int) -> None:
-        self._ask_head(at if at >= 0 else None)
+        self.state.query = max(at, -1)
+        self._ask_head()
 
     # ------------------------------------------------------------------ the backend
 
@@ -188,22 +197,21 @@ class Sinks:
             return
         if not self.board:
             self.heads.waiting = f"Reading every head of {self.info.title} …"
-        self.boards.submit(SinkRequest(**self._request()))
+        try:
+            self.boards.submit(SinkRequest(**self._request()))
+        except ValidationError as error:
+            self.shell.tell(BackendError.unfit("Every head was to be read.", error))
 
-    def _ask_head(self, query: int | None) -> None:
+    def _ask_head(self) -> None:
         s = self.state
         if self.info is None or s.layer < 0 or s.head < 0:
             return
-        self.heads.chosen, self.asked = [s.layer, s.head], query
-        self.details.submit(HeadRequest(**self._request(), layer=s.layer, head=s.head, query=query))
+        self.heads.chosen = [s.layer, s.head]
+        self.details.submit(HeadRequest(**self._request(), layer=s.layer, head=s.head, query=self._asked))
 
-    def _fail(self, error: Exception) -> None:
-        told = (
-            error
-            if isinstance(error, BackendError)
-            else BackendError("A head was to be read.", str(error), "Try again.")
-        )
-        self.shell.show(lambda: self.shell.tell(told))
+    @property
+    def _asked(self) -> int | None:
+        return self.state.query if self.state.query >= 0 else None
 
     async def _ready(self, caps: Capabilities) -> None:
         self.models = {m.name: m for m in caps.models if m.layers and m.kind in ("text", "vision")}
@@ -243,7 +251,7 @@ class Sinks:
         found, data = await self.shell.client.sink_examples(info.name)
 
         def draw() -> None:
-            self._examples_model, self.examples_of = info.name, found
+            self._examples_model = info.name
             if info.kind == "vision":
                 self.pictures.param.update(
                     frame=data,
@@ -281,7 +289,9 @@ class Sinks:
             if not there and (best := heads.most_telling(board.board)):
                 self.state.param.update(layer=best[0], head=best[1])
             self.scatter.object = heads.values_against_rank(board, (self.state.layer, self.state.head))
-            self._ask_head(None)
+            if self.state.query >= board.n:
+                self.state.query = -1
+            self._ask_head()
 
         self.shell.show(draw)
 
@@ -291,7 +301,7 @@ class Sinks:
             if board is None or (h.layer, h.head) != (self.state.layer, self.state.head):
                 return
             self.shell.clear()
-            self.panel.show(detail, board, asked=self.asked)
+            self.panel.show(detail, board, asked=self._asked)
             self.scatter.object = heads.values_against_rank(board, (h.layer, h.head))
 
         self.shell.show(draw)

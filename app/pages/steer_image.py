@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import io
 import time
 import uuid
 
 import panel_material_ui as pmui
+from pydantic import ValidationError
 
 from app.client.backend import BackendError, Frame
 from app.client.latest import LatestWins
@@ -16,7 +18,7 @@ from app.pages.image_request import EXAMPLES, STOPS, ImageRequests, State
 from app.pages.layout import NONE, column, heading, quiet, row, stage
 from app.pages.shell import Shell
 from app.views import export, places
-from app.views.theme import ARMS, colour_at, palette
+from app.views.theme import ARMS, palette
 from backend.wire.canvas import CanvasRequest, ReadBack
 from backend.wire.capabilities import Capabilities, ManifoldInfo
 
@@ -39,11 +41,13 @@ class SteerImage:
         self._server: dict[str, float] = {}
         self._notes: dict[str, str] = {}
         self._strip_of: tuple | None = None
-        self._history: list[float | None] = []
+        self._history: list[tuple[float | None, float | None]] = []
         # Nobody has said where to go: after the first picture the page moves once, so that it shows what it does.
         self._first = s.t is None
         self._loading = True
-        self.latest: LatestWins[CanvasRequest, Frame] = LatestWins(self._send, deliver=self._deliver, fail=self._fail)
+        self.latest: LatestWins[CanvasRequest, Frame] = LatestWins(
+            self._send, deliver=self._deliver, fail=self.shell.fail
+        )
 
         wide = {"sizing_mode": "stretch_width", "margin": 0}
         small = {"size": "small", "margin": 0}
@@ -57,8 +61,8 @@ class SteerImage:
         self.strength = SteerSlider(label="Strength", value=self.requests.strength, on_slide=self._stronger, **wide)
         self.window = pmui.RangeSlider(label="Share of the steps that are steered", start=0.0, end=1.0, step=0.05,
                                        value=(s.start, s.stop), size="small", **wide)  # fmt: skip
-        steps = {"model's own": 0, "4": 4, "8": 8, "16": 16}
-        self.steps = pmui.RadioButtonGroup(options=steps, value=s.steps if s.steps in steps.values() else 0, **small)
+        steps = {"model's own" if n == 0 else str(n): n for n in sorted({0, 4, 8, 16, s.steps})}
+        self.steps = pmui.RadioButtonGroup(options=steps, value=s.steps, **small)
         self.also = pmui.Select(label="Together with", options={"nothing else": ""}, size="small", **wide)
         self.also_t = SteerSlider(label="Place on it", value=s.also_t, start=0.0, end=1.0, step=0.01, visible=False,
                                   on_slide=self._beside, **wide)  # fmt: skip
@@ -72,8 +76,11 @@ class SteerImage:
         self.strip = FilmStrip(on_pick=self._jump, **wide)
         self.save_png = pmui.FileDownload(label="Picture", filename="atlas.png", callback=self._png, **small)
         self.save_json = pmui.FileDownload(label="Record", filename="atlas-record.json", callback=self._json, **small)
-        # Set afterwards: given at once it is normalised twice, which warns.
-        self.save_png.variant = self.save_json.variant = "outlined"
+        self.save_code = pmui.FileDownload(label="Snippet", filename="atlas.py", callback=self._code, **small)
+        self.saves = (self.save_png, self.save_json, self.save_code)
+        for save in self.saves:
+            # Set afterwards: given at once it is normalised twice, which warns.
+            save.param.update(variant="outlined", disabled=True)
         self.unsteer = pmui.Button(label="Unsteered (Home)", variant="text", on_click=lambda _e: self._home(), **small)
         self.undo = pmui.Button(label="Undo", variant="text", disabled=True, on_click=lambda _e: self._undo(), **small)
         self._panes()
@@ -96,7 +103,7 @@ class SteerImage:
             row(column(self.prompt, grow="1 1 240px"), self.seed, self.dice, align="flex-start"), self.canvas, self.read
         )
         told = heading("Film-strip", "The whole manifold for this prompt and seed. Click a stop to go there.")
-        below = column(column(told, self.strip, gap=8), row(self.save_png, self.save_json, self.undo, self.unsteer))
+        below = column(column(told, self.strip, gap=8), row(*self.saves, self.undo, self.unsteer))
         shown = column(quiet("Shown side by side (keys 1 to 5)"), self.arms, gap=4)
         side = column(self.choice, self.note, self.pad, self.strength, self.safe, shown, more, gap=12)
         return self.shell.page(stage(main, side, below))
@@ -139,11 +146,13 @@ class SteerImage:
         self._go(t)
 
     def _remember(self) -> None:
-        self._history.append(self.state.t)
+        """Before a change of place or strength: what ``Undo`` goes back to."""
+        self._history.append((self.state.t, self.state.strength))
         self.undo.disabled = False
 
     def _home(self) -> None:
-        self._remember()
+        if self.state.t is not None:
+            self._remember()
         self._rest()
 
     def _rest(self) -> None:
@@ -167,8 +176,10 @@ class SteerImage:
     def _undo(self) -> None:
         if not self._history:
             return
-        t = self._history.pop()
+        t, self.state.strength = self._history.pop()
         self.undo.disabled = not self._history
+        self.strength.value = self.requests.strength
+        self._warn()
         if t is None:
             self._rest()
         else:
@@ -179,7 +190,6 @@ class SteerImage:
         if self._loading:
             return
         self.state.param.update(**changes)
-        self.shell.link(prompt=self.state.prompt, seed=self.state.seed)
         self.canvas.param.update(stale=True, stops=b"")
         self._forget()
         self._ask(self.state.t, preview=False)
@@ -194,13 +204,24 @@ class SteerImage:
         self._ask(self.state.t, preview=False)
 
     def _stronger(self, strength: float, final: bool) -> None:
-        self.state.strength = round(strength, 3)
         if final:
-            self.strength.value = strength
-        if self.info:
-            self.safe.object = places.safe(self.info, self.requests.strength)
+            self._remember()
+            self.state.strength, self.strength.value = round(strength, 3), strength
+        self._slide("strength", strength, final)
+        self._warn()
         if self.state.t is not None:
             self._ask(self.state.t, preview=not final)
+
+    def _slide(self, name: str, value: float, final: bool) -> None:
+        if final:
+            self.requests.sliding.pop(name, None)
+        else:
+            self.requests.sliding[name] = round(value, 4)
+
+    def _warn(self) -> None:
+        """Say what the strength means for the pictures."""
+        if self.info:
+            self.safe.object = places.safe(self.info, self.requests.strength)
 
     def _join(self, name: str) -> None:
         """Steer along a second manifold as well."""
@@ -213,9 +234,9 @@ class SteerImage:
         self._again(also=name)
 
     def _beside(self, t: float, final: bool) -> None:
-        self.state.also_t = round(t, 4)
         if final:
-            self.also_t.value = t
+            self.state.also_t, self.also_t.value = round(t, 4), t
+        self._slide("also_t", t, final)
         if self.state.t is not None:
             self._ask(self.state.t, preview=not final)
 
@@ -241,18 +262,21 @@ class SteerImage:
             s.param.update(t=None, strength=info.strength_default)
             self.strength.value = info.strength_default
             self._first = True
+            # What was done on another manifold cannot be undone on this one.
+            self._history.clear()
+            self.undo.disabled = True
         s.manifold = info.name
         self._forget()
         found = "Found without labels, by a featurizer." if info.origin == "blocks" else ""
-        self.note.object = f'<div class="atlas-quiet">{info.description} {found}</div>'
+        self.note.object = f'<div class="atlas-quiet">{html.escape(info.description)} {found}</div>'
         self.pad.param.update(**places.pad(info), colours=palette(info.kind), landed=None, t_from=None,
                               steered=s.t is not None)  # fmt: skip
         if s.t is not None:
             self.pad.go(s.t)
         self.strength.param.update(safe=info.strength_safe, end=max(2.0, 1.25 * info.strength_safe))
-        stops = [i / STOPS for i in range(STOPS)]
-        self.strip.param.update(stops=[[t, places.words(info, t), colour_at(t, info.kind)] for t in stops], t=s.t)
-        self.canvas.stops = b""
+        around = info.kind in places.AROUND
+        self.strip.param.update(stops=places.stops(info, STOPS), t=s.t, around=around)
+        self.canvas.param.update(stops=b"", around=around)
         self._strip_of = None
         others = {
             m.title: m.name for m in self.requests.manifolds.values() if m.name != info.name and m.model == info.model
@@ -263,7 +287,7 @@ class SteerImage:
         self.also.value = s.also
         self._join(s.also)
         self._loading = before
-        self.safe.object = places.safe(info, self.requests.strength)
+        self._warn()
         self._ask(s.t, preview=False)
 
     # ------------------------------------------------------------------ the backend
@@ -307,22 +331,13 @@ class SteerImage:
         landed = self.unsteered.landed if self.unsteered else None
         try:
             request = self.requests.canvas(t, shown, preview=preview, landed=landed, known=self._known)
-        except ValueError as error:
-            why = str(error).splitlines()[0]
-            self.shell.tell(BackendError("A picture was asked for.", why, "Change the prompt or the settings."))
+        except ValidationError as error:
+            self.shell.tell(BackendError.unfit("A picture was asked for.", error))
             return
         self._sent[self.latest.submit(request)] = time.perf_counter()
 
     async def _send(self, seq: int, request: CanvasRequest) -> Frame | None:
         return await self.shell.client.canvas(self.name, request.model_copy(update={"seq": seq}))
-
-    def _fail(self, error: Exception) -> None:
-        told = (
-            error
-            if isinstance(error, BackendError)
-            else BackendError("A picture was asked for.", str(error), "Try again.")
-        )
-        self.shell.show(lambda: self.shell.tell(told))
 
     def _deliver(self, _seq: int, frame: Frame) -> None:
         self.shell.show(lambda: self._draw(frame))
@@ -333,6 +348,8 @@ class SteerImage:
             return
         steered = places.steered(header)
         self.frame = frame
+        for save in self.saves:
+            save.disabled = False
         self.shell.clear()
         self._server = dict(header.timing_ms)
         self.canvas.param.update(stale=False, frame=frame.data)
@@ -395,6 +412,9 @@ class SteerImage:
 
     def _json(self) -> io.StringIO:
         return export.record(self.frame.header if self.frame else None)
+
+    def _code(self) -> io.StringIO:
+        return export.snippet(self.frame.header if self.frame else None, self.shell.client.url)
 
 
 def page() -> pmui.Page:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import html
+import io
 import time
 import uuid
 
 import panel_material_ui as pmui
 import param
+from pydantic import ValidationError
 
 from app.client.backend import BackendError
 from app.client.latest import LatestWins
 from app.components import DistributionBars, ManifoldPad, SpaceView, SteerSlider
 from app.pages.address import bind
-from app.pages.layout import NONE, column, columns, heading, markup, quiet, stage
+from app.pages.layout import NONE, column, columns, heading, markup, quiet, row, stage
 from app.pages.shell import Shell
-from app.views import answers, places
+from app.views import answers, export, places
 from app.views.paths import path_panels
-from app.views.theme import arm_name, colour_at, palette
+from app.views.theme import ARMS, arm_name, colour_at, palette
 from backend.wire.capabilities import Capabilities, ManifoldInfo
 from backend.wire.text import CompletionRequest, PathRequest, TextCanvasRequest, TextFrame, TextSteer
+
+STEERED = ("off", "manifold", "chord", "chord_subspace")
+"""The arms of this page, in the order of their keys."""
 
 
 class State(param.Parameterized):
@@ -28,8 +33,9 @@ class State(param.Parameterized):
 
     prompt = param.String(default="")
     manifold = param.String(default="")
-    t = param.Number(default=None, allow_None=True)
-    strength = param.Number(default=1.0)
+    t = param.Number(default=None, allow_None=True, bounds=(0.0, 1.0))
+    strength = param.Number(default=1.0, bounds=(0.0, 4.0))
+    arms = param.String(default="off,manifold,chord", doc="Those that are shown; all are computed.")
 
 
 class SteerText:
@@ -43,42 +49,61 @@ class SteerText:
         self.manifolds: dict[str, ManifoldInfo] = {}
         self.frame: TextFrame | None = None
         self._loading, self._writing = True, 0
-        self._sent: dict[int, float] = {}
+        self._sent: dict[int, tuple[float, TextCanvasRequest]] = {}
+        self.request: TextCanvasRequest | None = None
+        self._sliding: float | None = None
+        self._history: list[tuple[float | None, float]] = []
         # Nobody has said where to go: the page shows what it does by moving once.
         self._first = s.t is None
         self.latest: LatestWins[TextCanvasRequest, TextFrame] = LatestWins(
-            self._send, deliver=self._deliver, fail=self._fail
+            self._send, deliver=self._deliver, fail=self.shell.fail
         )
 
-        wide = {"sizing_mode": "stretch_width", "margin": 0}
+        wide, small = {"sizing_mode": "stretch_width", "margin": 0}, {"size": "small", "margin": 0}
         self.prompt = pmui.TextAreaInput(label="Prompt", value=s.prompt, rows=2, max_length=2000, size="small", **wide)
         self.examples = pmui.Select(label="Example prompts", options=[], size="small", **wide)
         self.choice = pmui.Select(label="Manifold", options=NONE, size="small", **wide)
         self.strength = SteerSlider(label="Strength", value=s.strength, on_slide=self._stronger, **wide)
         self.note, self.read, self.timing, self.path = quiet(), quiet(), quiet(), markup()
-        self.pad = ManifoldPad(on_move=self._move, on_home=self._home, **wide)
+        self.pad = ManifoldPad(on_move=self._move, on_home=self._home, on_arm=self._flip, **wide)
+        self.arms = pmui.CheckBoxGroup(
+            inline=True, value=[a for a in s.arms.split(",") if a in STEERED],
+            options={f"{i} {ARMS[a][0]}": a for i, a in enumerate(STEERED, 1)}, **small,
+        )  # fmt: skip
+        self.save_json = pmui.FileDownload(label="Record", filename="atlas-record.json", callback=self._json, **small)
+        self.save_code = pmui.FileDownload(label="Snippet", filename="atlas.py", callback=self._code, **small)
+        self.saves = (self.save_json, self.save_code)
+        for save in self.saves:
+            save.param.update(variant="outlined", disabled=True)
+        self.unsteer = pmui.Button(label="Unsteered (Home)", variant="text", on_click=lambda _e: self._home(), **small)
+        self.undo = pmui.Button(label="Undo", variant="text", disabled=True, on_click=lambda _e: self._undo(), **small)
         self.bars = DistributionBars(waiting="Waiting for the backend …", **wide)
         self.inside = SpaceView(caption="Activation space with the activation manifold", height_px=280, **wide)
         self.outside = SpaceView(caption="Behaviour space with the behaviour manifold", height_px=280, **wide)
         self.stories = {a: markup() for a in ("off", "manifold", "chord")}
+        self.told = {
+            a: column(markup(arm_name(a)), s, grow="1 1 200px", gap=4) for a, s in self.stories.items()
+        }
 
         self.prompt.param.watch(lambda e: self._fresh(e.new), "value")
         self.examples.param.watch(lambda e: e.new and setattr(self.prompt, "value", e.new), "value")
         self.choice.param.watch(lambda e: self._loading or self._choose(e.new), "value")
+        self.arms.param.watch(lambda e: self._toggle(e.new), "value")
 
     def view(self) -> pmui.Page:
         inside = heading("Activations", "Residuals at the site on three principal axes; the curve is the manifold.")
         outside = heading("Behaviour", "Square roots of the answer probabilities; one cursor an arm in both spaces.")
         way = heading("Along the way", "Probability of each class from the unsteered place to the point, for each arm.")
         told = heading("Continuations", "Greedy continuation of the prompt, written when the point is released.")
-        stories = [column(markup(arm_name(a)), s, grow="1 1 200px", gap=4) for a, s in self.stories.items()]
         main = column(self.prompt, self.bars, self.read, gap=24)
         below = column(
             columns(column(inside, self.inside, grow="1 1 280px", gap=8),
                     column(outside, self.outside, grow="1 1 280px", gap=8), gap=32),
-            column(way, self.path, gap=12), column(told, columns(*stories, gap=24), gap=12), self.timing, gap=24,
+            column(way, self.path, gap=12), column(told, columns(*self.told.values(), gap=24), gap=12), self.timing,
+            row(*self.saves, self.undo, self.unsteer), gap=24,
         )  # fmt: skip
-        side = column(self.choice, self.note, self.pad, self.strength, self.examples, gap=12)
+        shown = column(quiet("Shown side by side (keys 1 to 4)"), self.arms, gap=4)
+        side = column(self.choice, self.note, self.pad, self.strength, shown, self.examples, gap=12)
         return self.shell.page(stage(main, side, below))
 
     # ------------------------------------------------------------------ what people do
@@ -94,11 +119,61 @@ class SteerText:
         self._first = False
         self.pad.steered = True
         if final:
+            self._remember()
             self.pad.t = t
             self.state.t = round(t, 4)
         self._ask(t, final=final)
 
+    def _remember(self) -> None:
+        """Before a change of place or strength: what ``Undo`` goes back to."""
+        self._history.append((self.state.t, self.state.strength))
+        self.undo.disabled = False
+
+    def _undo(self) -> None:
+        if not self._history:
+            return
+        t, self.state.strength = self._history.pop()
+        self.undo.disabled = not self._history
+        self.strength.value = self.state.strength
+        if t is None:
+            self._rest()
+        else:
+            self._go(t)
+
+    def _go(self, t: float) -> None:
+        """Put the point somewhere without a pointer."""
+        self.state.t = round(t, 4)
+        self.pad.steered = True
+        self.pad.go(t)
+        self._ask(t, final=True)
+
+    def _flip(self, number: int) -> None:
+        """Keys 1 to 4 show and hide an arm."""
+        if number <= len(STEERED):
+            arm, shown = STEERED[number - 1], list(self.arms.value)
+            self.arms.value = [a for a in shown if a != arm] if arm in shown else [*shown, arm]
+
+    def _toggle(self, arms: list[str]) -> None:
+        self.state.arms = ",".join(a for a in STEERED if a in arms)
+        self._paint_arms()
+
+    def _paint_arms(self) -> None:
+        """Bars, cursors and continuations of the arms that are shown; all are computed, so this asks for nothing."""
+        shown = self.arms.value
+        for arm, part in self.told.items():
+            part.visible = arm in shown
+        if self.frame is not None:
+            frame = self.frame.model_copy(update={"arms": [a for a in self.frame.arms if a.arm in shown]})
+            self.bars.param.update(arms=answers.bars(frame), waiting="No arm is shown. Press 1 to 4.")
+            self.inside.cursors = answers.cursors(frame, "activation")
+            self.outside.cursors = answers.cursors(frame, "behaviour")
+
     def _home(self) -> None:
+        if self.state.t is not None:
+            self._remember()
+        self._rest()
+
+    def _rest(self) -> None:
         self._first = False
         self.state.t = None
         start = self._start()
@@ -115,9 +190,11 @@ class SteerText:
         self._ask(self.state.t, final=True)
 
     def _stronger(self, strength: float, final: bool) -> None:
-        self.state.strength = round(strength, 3)
+        # The address, and with it the browser's history, gets the strength when the slider is let go.
+        self._sliding = None if final else round(strength, 3)
         if final:
-            self.strength.value = strength
+            self._remember()
+            self.state.strength, self.strength.value = round(strength, 3), strength
         if self.state.t is not None:
             self._ask(self.state.t, final=final)
 
@@ -129,8 +206,11 @@ class SteerText:
         s.manifold = info.name
         if by_hand:
             s.t, self._first = None, True
+            # What was done on another manifold cannot be undone on this one.
+            self._history.clear()
+            self.undo.disabled = True
         self.frame = None
-        self.note.object = f'<div class="atlas-quiet">{info.description}</div>'
+        self.note.object = f'<div class="atlas-quiet">{html.escape(info.description)}</div>'
         before, self._loading = self._loading, True
         self.examples.options = {"choose one": ""} | {p.replace("\n", " "): p for p in info.prompts}
         if info.prompts and (not s.prompt or by_hand):
@@ -184,6 +264,10 @@ class SteerText:
 
         self.shell.show(draw)
 
+    @property
+    def _strength(self) -> float:
+        return self.state.strength if self._sliding is None else self._sliding
+
     def _start(self) -> float | None:
         """Where the prompt's own answer lies."""
         off = answers.of(self.frame, "off")
@@ -191,12 +275,19 @@ class SteerText:
 
     def _ask(self, t: float | None, *, final: bool) -> None:
         info, s = self.info, self.state
-        if info is None or not s.prompt.strip():
+        if info is None:
             return
-        arms = ["off"] if t is None else ["off", "manifold", "chord", "chord_subspace"]
-        request = TextCanvasRequest(seq=0, model=info.model, prompt=s.prompt, manifold=info.name, t=t or 0.0,
-                                    t_from=self._start(), strength=s.strength, arms=arms)  # fmt: skip
-        self._sent[self.latest.submit(request)] = time.perf_counter()
+        if not s.prompt.strip():
+            self.bars.param.update(arms=[], waiting="Write a prompt above, or choose one of the examples.")
+            return
+        arms = ["off"] if t is None else list(STEERED)
+        try:
+            request = TextCanvasRequest(seq=0, model=info.model, prompt=s.prompt, manifold=info.name, t=t or 0.0,
+                                        t_from=self._start(), strength=self._strength, arms=arms)  # fmt: skip
+        except ValidationError as error:
+            self.shell.tell(BackendError.unfit("A distribution was asked for.", error))
+            return
+        self._sent[self.latest.submit(request)] = time.perf_counter(), request
         if final:
             self._writing += 1
             self.shell.run(self._write(t, self._writing))
@@ -204,43 +295,34 @@ class SteerText:
     async def _send(self, seq: int, request: TextCanvasRequest) -> TextFrame | None:
         return await self.shell.client.text(self.name, request.model_copy(update={"seq": seq}))
 
-    def _fail(self, error: Exception) -> None:
-        known = isinstance(error, BackendError)
-        told = error if known else BackendError("A distribution was asked for.", str(error), "Try again.")
-        self.shell.show(lambda: self.shell.tell(told))
-
     def _deliver(self, seq: int, frame: TextFrame) -> None:
-        began = self._sent.pop(seq, None)
+        began, request = self._sent.pop(seq)
         for old in [k for k in self._sent if k < seq]:
             self._sent.pop(old)
-        whole = {"round trip": 1000 * (time.perf_counter() - began)} if began else {}
-        self.shell.show(lambda: self._draw(frame, frame.timing_ms | whole))
+        timing_ms = frame.timing_ms | {"round trip": 1000 * (time.perf_counter() - began)}
+        self.shell.show(lambda: self._draw(frame, request, timing_ms))
 
-    def _draw(self, frame: TextFrame, timing_ms: dict[str, float]) -> None:
+    def _draw(self, frame: TextFrame, request: TextCanvasRequest, timing_ms: dict[str, float]) -> None:
         info = self.info
         if info is None or frame.manifold != info.name or frame.prompt != self.state.prompt:
             return
-        self.frame = frame
+        self.frame, self.request = frame, request
+        for save in self.saves:
+            save.disabled = False
         self.shell.clear()
         off, steered = answers.of(frame, "off"), answers.of(frame, "manifold")
-        self.bars.arms = answers.bars(frame)
+        self._paint_arms()
         if off and off.landed is not None:
             self.pad.t_from = off.landed
             if steered is None and self.state.t is None:
                 self.pad.go(off.landed)
         self.pad.landed = steered.landed if steered else None
-        self.inside.cursors = answers.cursors(frame, "activation")
-        self.outside.cursors = answers.cursors(frame, "behaviour")
         self.read.object = answers.read_line(info, frame)
         stages = " · ".join(f"{k} {v:.1f} ms" for k, v in timing_ms.items())
         self.timing.object = f'<div class="atlas-quiet">{stages}</div>'
         if self._first and off and off.landed is not None:
             self._first = False
-            t = answers.start_from(info, off.landed, len(frame.labels))
-            self.state.t = round(t, 4)
-            self.pad.steered = True
-            self.pad.go(t)
-            self._ask(t, final=True)
+            self._go(answers.start_from(info, off.landed, len(frame.labels)))
 
     async def _write(self, t: float | None, turn: int) -> None:
         """Stream the continuations and the way there; a newer release stops this one."""
@@ -251,7 +333,7 @@ class SteerText:
         start = self._start()
         told = [self._story("off", None, turn)]
         if t is not None:
-            steer = TextSteer(manifold=info.name, t=t, t_from=start, strength=s.strength)
+            steer = TextSteer(manifold=info.name, t=t, t_from=start, strength=self._strength)
             told += [self._story(a, steer.model_copy(update={"arm": a}), turn) for a in ("manifold", "chord")]
         else:
             self.shell.show(self._clear_story)
@@ -283,6 +365,14 @@ class SteerText:
             self.shell.show(
                 lambda shown=shown: setattr(self.stories[arm], "object", f'<div class="atlas-story">{shown}</div>')
             )
+
+    # ------------------------------------------------------------------ export
+
+    def _json(self) -> io.StringIO:
+        return export.text_record(self.request, self.frame) if self.request and self.frame else io.StringIO("{}")
+
+    def _code(self) -> io.StringIO:
+        return export.text_snippet(self.request, self.shell.client.url) if self.request else io.StringIO()
 
 
 def page() -> pmui.Page:

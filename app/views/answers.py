@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 import numpy as np
 
 from app.views import places
@@ -11,13 +13,13 @@ from backend.wire.text import ArmDistribution, ManifoldCurves, TextFrame
 
 
 def bars(frame: TextFrame) -> list[dict]:
-    """One row of bars an arm; the subspace chord is left to the paths, where it matters."""
+    """One row of bars an arm."""
     return [
         {
             "arm": a.arm, "title": ARMS[a.arm][0], "colour": ARMS[a.arm][1], "classes": a.classes, "other": a.other,
             "note": f"energy {a.energy:.3f} · on the concept {100 * a.coherence:.0f} %",
         }
-        for a in frame.arms if a.arm != "chord_subspace"
+        for a in frame.arms
     ]  # fmt: skip
 
 
@@ -26,10 +28,11 @@ def read_line(info: ManifoldInfo, frame: TextFrame) -> str:
     arm = of(frame, "manifold")
     if arm is None:
         return '<div class="atlas-quiet">Nothing is steered. Drag the point, or move it with the arrow keys.</div>'
-    landed = f" · landed <b>{places.words(info, arm.landed)}</b>" if arm.landed is not None else ""
+    landed = f" · landed <b>{escape(places.words(info, arm.landed))}</b>" if arm.landed is not None else ""
     return (
-        f'<div class="atlas-quiet">sent <b>{places.words(info, frame.t)}</b>{landed}. Energy is the Bhattacharyya '
-        "distance to the behaviour manifold: low means that the answer is one the model gives by itself.</div>"
+        f'<div class="atlas-quiet">sent <b>{escape(places.words(info, frame.t))}</b>{landed}. '
+        "Energy is the Bhattacharyya distance to the behaviour manifold: "
+        "low means that the answer is one the model gives by itself.</div>"
     )
 
 

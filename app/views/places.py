@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from html import escape
 
+from app.views.theme import colour_at
 from backend.wire.canvas import ArmFrame, FrameHeader, ReadBack, Steer
 from backend.wire.capabilities import ManifoldInfo
 
@@ -46,6 +48,12 @@ def pad(info: ManifoldInfo) -> dict:
     }  # fmt: skip
 
 
+def stops(info: ManifoldInfo, n: int) -> list[list]:
+    """``[t, name, colour]`` of a film-strip's stops as the backend lays them: a line's include both of its ends."""
+    whole = n if info.kind == "ring" else n - 1
+    return [[i / whole, words(info, i / whole), colour_at(i / whole, info.kind)] for i in range(n)]
+
+
 def steered(header: FrameHeader) -> bool:
     """Whether any picture of a frame was steered."""
     return any(a.arm != "off" for a in header.arms)
@@ -69,11 +77,11 @@ def note(info: ManifoldInfo | None, arm: ArmFrame) -> str:
 def read_line(info: ManifoldInfo, steer: Steer, read: ReadBack) -> str:
     """Sent, landed, and what else moved, with the way to the finding that says how far to trust the reader."""
     moved = ", ".join(f"{k.replace('_', ' ')} {100 * v:.0f} %" for k, v in _largest(read.moved))
-    landed = f"landed <b>{words(info, read.landed)}</b> · " if read.landed is not None else ""
+    landed = f"landed <b>{escape(words(info, read.landed))}</b> · " if read.landed is not None else ""
     shape = f" · reads as {read.shape}" if read.shape else ""
     return (
-        f'<div class="atlas-quiet">{landed}sent <b>{words(info, steer.t)}</b>{shape}<br>'
-        f"What else moved, as a share of its range: {moved or 'nothing that can be read'}. "
+        f'<div class="atlas-quiet">{landed}sent <b>{escape(words(info, steer.t))}</b>{escape(shape)}<br>'
+        f"What else moved, as a share of its range: {escape(moved) or 'nothing that can be read'}. "
         "Read by a network trained on renders alone; how well the whole manifold is reached stands in "
         f'<a class="atlas-link" href="/catalogue?query={info.name}">the findings</a>.</div>'
     )

@@ -8,10 +8,12 @@ import json
 import socket
 
 import httpx
+import param
 import pytest
 
 from app import serve
 from app.client.backend import Backend, BackendDown, BackendError
+from app.pages.address import read, write
 from app.pages.catalogue import Catalogue
 from app.pages.explore import Explore
 from app.pages.home import Home
@@ -19,7 +21,7 @@ from app.pages.shell import PAGES, Shell
 from app.pages.sinks import Sinks
 from app.pages.steer_image import SteerImage
 from app.pages.steer_text import SteerText
-from backend.wire.frame import unpack
+from backend.wire.frame import pack, unpack
 
 
 @pytest.fixture
@@ -144,7 +146,69 @@ async def test_a_new_prompt_forgets_the_old_pictures(open_page):
     page.prompt.value = "a blue sphere"
     assert page.canvas.stale and page.unsteered is None
     await settle(page)
-    assert not page.canvas.stale and page.canvas.frame != old and "prompt=a+blue+sphere" in page.shell.bar.query
+    assert not page.canvas.stale and page.canvas.frame != old and "prompt=a+blue+sphere" in write(page.state)
+
+
+async def test_a_moving_slider_leaves_the_address_alone_until_it_is_let_go(open_page):
+    page = await open_page(SteerImage, t=0.25)
+    page.also.value = "hue"
+    await settle(page)
+    before, seen = write(page.state), []
+    page.state.param.watch(lambda e: seen.append(e.name), ["strength", "also_t"])
+    for i in range(20):
+        page._stronger(1 + i / 40, False)
+        page._beside(i / 40, False)
+    await settle(page)
+    steer = unpack(page.canvas.frame)[0]["steer"]
+    assert steer[0]["strength"] == pytest.approx(1.475) and steer[1]["t"] == pytest.approx(0.475)
+    assert not seen and write(page.state) == before
+    page._stronger(1.5, True)
+    page._beside(0.5, True)
+    await settle(page)
+    assert (page.state.strength, page.state.also_t) == (1.5, 0.5) and "strength=1.5" in write(page.state)
+    assert unpack(page.canvas.frame)[0]["steer"][0]["strength"] == 1.5
+
+
+async def test_undo_takes_back_the_strength_and_ends_at_another_manifold(open_page):
+    page = await open_page(SteerImage, t=0.25)
+    was = page.requests.strength
+    page._stronger(1.7, True)
+    page._undo()
+    await settle(page)
+    assert page.requests.strength == was == page.strength.value and page.state.t == 0.25 and page.undo.disabled
+    page._move(0.6, True)
+    page.choice.value = "hue"
+    await settle(page)
+    there = page.state.t
+    page._undo()
+    assert page.undo.disabled and page.state.t == there, "a place on another manifold is no way back"
+
+
+async def test_the_stops_of_a_line_stand_where_they_were_rendered(open_page):
+    page = await open_page(SteerImage, manifold="elevation", t=1.0)
+    assert not page.strip.around and not page.canvas.around
+    ts = [t for t, _, _ in page.strip.stops]
+    assert (ts[0], ts[-1], len(ts)) == (0.0, 1.0, len(unpack(page.strip.frame)[0]["arms"]))
+    assert page.strip.stops[-1][1] == "high"
+    page.choice.value = "light-azimuth"
+    await settle(page)
+    assert page.strip.around and page.strip.stops[-1][0] == pytest.approx(11 / 12)
+
+
+async def test_there_is_nothing_to_save_before_the_first_picture_and_a_script_after_it(open_page):
+    assert all(save.disabled for save in SteerImage().saves)
+    page = await open_page(SteerImage, t=0.25)
+    assert not any(save.disabled for save in page.saves)
+    script = page._code().getvalue()
+    compile(script, "atlas.py", "exec")
+    assert "'t': 0.25" in script and "http://backend/v1/images" in script and "'chord'" in script
+
+
+async def test_a_prompt_that_is_too_long_is_told_in_words(open_page):
+    page = await open_page(SteerImage, t=0.25)
+    page.prompt.value = "a red cube " * 60
+    assert "prompt: string should have at most 400" in page.shell.banner.object
+    assert "validation error" not in page.shell.banner.object
 
 
 # ---------------------------------------------------------------------- steer text
@@ -163,6 +227,57 @@ async def test_steer_text_moves_the_answer(open_page):
     page._home()
     await settle(page)
     assert [a["arm"] for a in page.bars.arms] == ["off"]
+
+
+async def test_keys_toggle_the_arms_of_text(open_page):
+    page = await open_page(SteerText, t=2 / 7)
+    page._flip(4)
+    assert [a["arm"] for a in page.bars.arms] == ["off", "manifold", "chord", "chord_subspace"]
+    page._flip(3)
+    assert [a["arm"] for a in page.bars.arms] == ["off", "manifold", "chord_subspace"]
+    assert not page.told["chord"].visible and page.told["manifold"].visible
+    assert len(page.inside.cursors) == 3 and "arms=off%2Cmanifold%2Cchord_subspace" in write(page.state)
+    page._flip(5)
+    assert len(page.bars.arms) == 3
+
+
+async def test_text_goes_home_and_back(open_page):
+    page = await open_page(SteerText, t=2 / 7)
+    page._move(5 / 7, True)
+    page._stronger(1.5, False)
+    assert page.state.strength == 1.0, "the address waits until the slider is let go"
+    page._stronger(1.5, True)
+    page._home()
+    await settle(page)
+    assert page.state.t is None and page.state.strength == 1.5
+    for t, strength in ((5 / 7, 1.5), (5 / 7, 1.0), (2 / 7, 1.0)):
+        page._undo()
+        await settle(page)
+        assert page.state.t == pytest.approx(t, abs=1e-4) and page.state.strength == strength
+    assert page.undo.disabled and [a["arm"] for a in page.bars.arms][1] == "manifold"
+
+
+async def test_text_says_what_is_missing_and_what_does_not_fit(open_page):
+    page = await open_page(SteerText, t=2 / 7)
+    page.prompt.value = " "
+    await settle(page)
+    assert page.bars.arms == [] and "Write a prompt" in page.bars.waiting
+    page._fresh("x" * 5000)
+    assert "at most 4000" in page.shell.banner.object
+
+
+async def test_a_distribution_is_exported_as_record_and_script(open_page):
+    page = await open_page(SteerText, t=2 / 7)
+    record = json.loads(page._json().getvalue())
+    assert record["kind"] == "text" and record["request"]["t"] == pytest.approx(2 / 7, abs=1e-4)
+    steered = next(a for a in page.frame.arms if a.arm == "manifold")
+    assert record["expected"]["classes"]["manifold"] == [*steered.classes, steered.other]
+    script = page._code().getvalue()
+    compile(script, "atlas.py", "exec")
+    assert "'steering'" in script and "/v1/completions" in script
+    page._home()
+    await settle(page)
+    assert "'steering'" not in page._code().getvalue()
 
 
 # ---------------------------------------------------------------------- explore
@@ -192,6 +307,19 @@ async def test_explore_restores_the_address(open_page):
     assert page.panel.detail.index == 41 and len(page.blocks) == 3000 and page.map.chosen == 41
 
 
+async def test_the_firing_rate_stands_in_the_address(open_page):
+    page = await open_page(Explore)
+    with param.edit_constant(page.firing):
+        page.firing.value_throttled = (-2.0, -1.0)
+    shown = sum(page.map.shown)
+    assert 0 < shown < 512 and all(
+        (0.01 <= b.firing_rate <= 0.1) for b, yes in zip(page.blocks, page.map.shown) if yes
+    )
+    again = Explore()
+    read(again.state, write(page.state))
+    assert (again.state.seldom, again.state.often) == (-2.0, -1.0)
+
+
 # ---------------------------------------------------------------------- sinks
 
 
@@ -218,6 +346,26 @@ async def test_sinks_reads_own_text_and_refuses_a_large_picture(open_page):
     assert [t.strip() for t in page.panel.detail.tokens] == ["<bos>", "one", "two", "three"]
     page._own(b"x" * (5 * 2**20))
     assert "4 MB" in page.shell.banner.object
+
+
+async def test_the_asked_token_stands_in_the_address_and_ends_with_its_input(open_page):
+    page = await open_page(Sinks, model="calendar-llama", text="one two three", layer=2, head=1, query=2)
+    assert page.panel.seen.query == 2 and "query=2" in write(page.state)
+    page.text.value = "<b>four</b>"
+    await settle(page)
+    assert page.panel.seen.query == -1 and page.state.query == -1
+    page._query(1)
+    await settle(page)
+    assert "&lt;b&gt;" in page.panel.seen_note.object and "<b>" not in page.panel.seen_note.object
+
+
+async def test_another_model_takes_the_old_board_away(open_page):
+    page = await open_page(Sinks)
+    assert page.heads.cells and page.panel.body.visible
+    page.choice.value = "calendar-llama"
+    assert page.heads.cells == [] and "Reading" in page.heads.waiting and not page.panel.body.visible
+    await settle(page)
+    assert page.heads.cells and page.panel.body.visible and page.board.model == "calendar-llama"
 
 
 # ---------------------------------------------------------------------- catalogue and home
@@ -249,6 +397,17 @@ async def test_home_shows_all_three(open_page):
     assert page.board.cells and "findings" in page.state.object
 
 
+async def test_home_steers_a_manifold_on_its_own_model(open_page, stand_in, monkeypatch):
+    page = await open_page(Home)
+    caps = page.shell.capabilities or await page.shell.client.capabilities()
+    first = caps.models[0].model_copy(update={"name": "another-sdxl", "title": "<i>Another</i>"})
+    caps = caps.model_copy(update={"models": [first, *caps.models]})
+    model, info = page._manifold(caps, "image")
+    assert model.name == info.model == "tabletop-sdxl"
+    await page._about(caps)
+    assert "&lt;i&gt;" in page.state.object and "<i>" not in page.state.object
+
+
 # ---------------------------------------------------------------------- the shell
 
 
@@ -263,6 +422,31 @@ async def test_an_empty_backend_names_the_next_command(transport):
         await settle(page)
         told = " ".join(str(getattr(p, "waiting", "")) for p in (page.__dict__.values()))
         assert "manifold-atlas train" in told, kind.__name__
+
+
+def test_nonsense_in_the_address_builds_the_page(monkeypatch):
+    for kind, search in (
+        (SteerImage, "?t=7&strength=-3&start=0.9&stop=0.1&steps=12&arms=none&seed=nan"),
+        (SteerText, "?t=nan&strength=99&arms=none"), (Sinks, "?query=x&measure=q"), (Explore, "?rank=-4&often=9"),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"{kind.__module__}.bind", lambda state, search=search: read(state, search))
+        page = kind()
+        assert page.view().get_root() is not None
+        assert getattr(page.state, "t", None) is None and getattr(page.state, "strength", None) in (None, 1.0)
+
+
+async def test_an_answer_that_cannot_be_read_is_a_sentence():
+    class Line(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            torn = pack({"index": "x"}, []) if "/blocks/" in request.url.path else b'{"unknown": 1}'
+            return httpx.Response(200, content=torn, request=request)
+
+    client = Backend("http://backend", transport=Line())
+    for ask in (client.health, client.capabilities, lambda: client.block("f", 1), lambda: client.curves("m")):
+        with pytest.raises(BackendError, match="could not be read") as told:
+            await ask()
+        assert told.value.todo and not isinstance(told.value, BackendDown)
+    await client.close()
 
 
 async def test_a_refusal_is_told_and_taken_back(open_page):

@@ -128,6 +128,18 @@ def test_the_address_restores_the_view(tab):
     assert page.locator("input[value='11']").count() == 1
 
 
+def test_each_page_comes_back_as_it_was_left(tab):
+    page = tab.open("steer-image?seed=11&t=0.5")
+    page.wait_for_function(DRAWN, arg=[0.5, 0.005])
+    page.locator("nav[aria-label=Pages] a", has_text="Text").click()
+    page.wait_for_selector(READY["steer-text"])
+    assert "seed=" not in page.url, "what was chosen for pictures is not asked of the language model"
+    page.locator("nav[aria-label=Pages] a", has_text="Image").click()
+    page.wait_for_function(DRAWN, arg=[0.5, 0.005])
+    assert "seed=11" in page.url
+    assert tab.errors == []
+
+
 def test_a_block_is_found_opened_and_kept_in_the_address(tab):
     page = tab.open("explore")
     if not page.locator(".map[data-points]").count() and not page.locator(".picks button").count():
