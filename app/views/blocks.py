@@ -16,10 +16,13 @@ from app.views.theme import meter, palette
 from backend.wire.blocks import BlockDetail, BlockSummary, CloudHeader
 
 TOPOLOGY = {
-    "ring": "#0f7c86", "torus": "#6741d9", "sheet": "#c2255c", "line": "#d9822b", "point": "#3f7fbf", "none": "#7b8794",
-    "unknown": "#a4adb6",
+    "ring": "#0f7c86", "ring of directions": "#37b24d", "torus": "#6741d9", "sheet": "#c2255c", "line": "#d9822b",
+    "point": "#3f7fbf", "none": "#7b8794", "unknown": "#a4adb6",
 }  # fmt: skip
 """Colour of each topology on the map."""
+
+AROUND = ("ring", "ring of directions", "torus")
+"""Topologies whose coordinate t goes round."""
 
 CYCLIC = ("azimuth", "hue", "yaw", "angle", "orientation", "phase")
 
@@ -134,6 +137,8 @@ def facts(block: BlockSummary) -> str:
         (f"{block.stable_rank:.2f}", "stable rank"), (f"{block.participation_ratio:.2f}", "participation ratio"),
         (f"{block.effective_rank:.2f}", "effective rank"), (block.topology, "topology"),
     ]  # fmt: skip
+    if isinstance(block, BlockDetail) and block.confidence is not None:
+        told.append((f"{block.confidence:.2f}", "confidence"))
     if isinstance(block, BlockDetail) and block.antipodal is not None:
         told.append((f"{block.antipodal:.2f}", "mirror likeness"))
     return facts_line(told)
@@ -163,7 +168,7 @@ def tuning(block: BlockDetail) -> str:
 
 def cyclic(name: str, block: BlockSummary) -> bool:
     """Whether a column of the cloud goes around: t on a ring, or a factor whose name says so."""
-    return block.topology in ("ring", "torus") if name == "t" else any(word in name for word in CYCLIC)
+    return block.topology in AROUND if name == "t" else any(word in name for word in CYCLIC)
 
 
 def read_cloud(header: CloudHeader, body: bytes | memoryview) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -205,7 +210,7 @@ def example_items(block: BlockDetail) -> list[dict]:
 
 def lanes(block: BlockDetail, n: int = 8) -> tuple[list[str], list[str]]:
     """Names and colours of ``n`` parts of the coordinate: degrees on a ring, shares elsewhere."""
-    around = block.topology in ("ring", "torus")
+    around = block.topology in AROUND
     colours = palette("ring" if around else "line")
     named = [f"{360 * i / n:.0f}°" if around else f"{i / n:.2f}" for i in range(n)]
     return named, [colours[int((i + 0.5) * len(colours) / n)] for i in range(n)]

@@ -32,7 +32,6 @@ from backend.core.settings import assets_dir, atlas_home
 from backend.featurizers import statistics
 from backend.featurizers.featurizer import Featurizer
 from backend.wire.blocks import BlockDetail, BlockExample, BlockList, BlockSummary, CloudHeader
-from backend.wire.capabilities import FeaturizerInfo
 
 BANDS: dict[str, float] = {"top": 0.985, "p75": 0.75, "p50": 0.5, "p10": 0.1}
 """Activation bands and the percentile of strength, among pictures on which the block fires, that each stands for."""
@@ -47,10 +46,12 @@ class BlockShape:
     coordinate: Callable[[np.ndarray], np.ndarray] | None = None
     """Codes ``(n, b)`` to t ``(n,)`` in [0, 1)."""
     reason: str = ""
+    confidence: float | None = None
+    """How sure a ring is, 0 to 1."""
 
 
-ShapeOf = Callable[[np.ndarray, np.ndarray], BlockShape]
-"""Codes where the block fires ``(m, b)`` and its codes on all rows, fired or not ``(N, b)``, to a ``BlockShape``."""
+ShapeOf = Callable[[int, np.ndarray, np.ndarray], BlockShape]
+"""A block, its codes where it fires ``(m, b)``, and on all rows, fired or not ``(N, b)``, to a ``BlockShape``."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _block(featurizer: Featurizer, data: Data, rows: Tensor, table: statistics.C
     if shape_of is not None:
         rng = np.random.default_rng(seed + block)
         with torch.no_grad():
-            shape = shape_of(code[rng.permutation(len(code))[:4000]], featurizer.pre_code(rows, block).numpy())
+            shape = shape_of(block, code[rng.permutation(len(code))[:4000]], featurizer.pre_code(rows, block).numpy())
     mean = code.mean(0)
     # (b, b), rows are principal axes
     axes = np.linalg.svd(np.cov((code - mean).T).reshape(code.shape[1], -1))[2]
@@ -188,6 +189,7 @@ def _block(featurizer: Featurizer, data: Data, rows: Tensor, table: statistics.C
         "spectrum": [_round(v) for v in stats.spectrum[block]],
         "axes_variance": [_round(v) for v in (*share[:3], 0.0, 0.0)][:3],
         "antipodal": None if shape.antipodal is None else _round(shape.antipodal),
+        "confidence": None if shape.confidence is None else _round(shape.confidence),
         "tuning": {c: [_round(v) for v in statistics.tuning(table, block, data.factors[c])] for c in data.cyclic},
         "examples": examples, "reason": shape.reason,
     }  # fmt: skip
@@ -258,23 +260,6 @@ def featurizer_folders() -> dict[str, Path]:
     return found
 
 
-def list_featurizers() -> tuple[list[FeaturizerInfo], list[str]]:
-    """What can be browsed, and the folders that could not be read, each with its reason."""
-    infos, skipped = [], []
-    for name, folder in featurizer_folders().items():
-        try:
-            cfg = json.loads((folder / "cfg.json").read_text())
-            info = cfg["info"]
-            infos.append(FeaturizerInfo(
-                name=name, variant=cfg["architecture"].removeprefix("bsf-"),
-                **{key: cfg[key] for key in ("n_blocks", "d_block", "k")},
-                **{key: info[key] for key in ("title", "model", "site", "r2")}, description=info.get("description", ""),
-            ))  # fmt: skip
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            skipped.append(f"{name}: its cfg.json cannot be read ({type(error).__name__}: {error}).")
-    return infos, skipped
-
-
 class BlockBrowser:
     """Reads an atlas that ``build_browse`` wrote; ``NotFound`` where there is none, ``Corrupt`` where it is torn."""
 
@@ -315,7 +300,7 @@ class BlockBrowser:
     def detail(self, block: int) -> tuple[BlockDetail, bytes]:
         """One block, and the body of its frame: the WebP pictures that its examples point into."""
         row = self._row(block)
-        about = {k: v for k, v in self._about["details"][row].items() if k not in ("examples", "reason")}
+        about = {k: v for k, v in self._about["details"][row].items() if k != "examples"}
         heat = self._tensors[f"{block}.heat"]
         parts, at, examples = [], 0, []
         for number, example in enumerate(self._about["details"][row]["examples"]):

@@ -13,8 +13,9 @@ Not covered: rings spread over several blocks; frames that are not orthonormal (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,8 +29,27 @@ from backend.manifolds.curve import Ring
 from backend.manifolds.display import Display
 from backend.manifolds.site_entry import SiteEntry
 from backend.manifolds.steerable import SteerableManifold
-from backend.manifolds.topology import Topology, decide
+from backend.manifolds.topology import decide
 from backend.wire.capabilities import ManifoldInfo, Tick
+
+
+class Evidence(Protocol):
+    """What a ring rests on: a hole in the density (``topology``) or directions that samples share (``turning``)."""
+
+    kind: str
+    plane: np.ndarray
+    centre: np.ndarray
+    antipodal: float
+
+    @property
+    def confidence(self) -> float: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    def coordinate(self, code: np.ndarray) -> np.ndarray: ...
+
+    def measured(self) -> dict[str, float | None]: ...
 
 
 @dataclass(frozen=True)
@@ -38,15 +58,28 @@ class BlockRing:
 
     block: int
     ring: Ring
-    topology: Topology
+    evidence: Evidence
     n: int
     """Codes it was fitted on."""
     spread: float
     """Root-mean-square distance of the codes to the ring over the ring's radius."""
 
+    @classmethod
+    def through(cls, cloud: Tensor, evidence: Evidence, *, block: int, n_knots: int = 24) -> BlockRing:
+        """The ring through codes ``(n, b)``, float64, of a block."""
+        ring = ring_through(cloud, evidence, n_knots=n_knots)
+        radius = (ring.knots.double() - cloud.mean(0)).square().sum(1).mean().sqrt()
+        distance = ring.project(cloud[:4000])[1].double()
+        return cls(block, ring, evidence, len(cloud), float(distance.square().mean().sqrt() / radius))
+
     def coordinate(self, code: Tensor | np.ndarray) -> np.ndarray:
         """Coordinate ``(n,)`` in [0, 1) of codes ``(n, b)``."""
-        return self.topology.coordinate(np.asarray(code))
+        return self.evidence.coordinate(np.asarray(code))
+
+    @property
+    def shape(self) -> BlockShape:
+        """What the browser says of the block."""
+        return _shape(self.evidence, coordinate=self.coordinate)
 
 
 @torch.no_grad()
@@ -75,15 +108,19 @@ def block_codes(featurizer: Featurizer, block: int, x: Tensor, *,
 def shape_of_block(code: np.ndarray, rows: np.ndarray, *, seed: int = 0) -> BlockShape:
     """Shape of a block's cloud for the browser: codes where it fires ``(m, b)``, and on all rows ``(N, b)``."""
     topology = decide(code, rows=rows, seed=seed)
-    return BlockShape(topology.kind, topology.antipodal, topology.coordinate if topology.kind == "ring" else None,
-                      topology.reason)  # fmt: skip
+    return _shape(topology, coordinate=topology.coordinate if topology.kind == "ring" else None)
+
+
+def _shape(evidence: Evidence, *, coordinate: Callable[[np.ndarray], np.ndarray] | None) -> BlockShape:
+    return BlockShape(evidence.kind, antipodal=evidence.antipodal, coordinate=coordinate, reason=evidence.reason,
+                      confidence=evidence.confidence if coordinate else None)  # fmt: skip
 
 
 def fit_block_ring(featurizer: Featurizer, block: int, x: Tensor, *, n_knots: int = 24, seed: int = 0,
                    active: Tensor | None = None) -> BlockRing:  # fmt: skip
     """Decide whether a block's codes on normalised rows ``x`` (N, d) form a ring, and fit it; no label is used.
 
-    The ring is fitted whatever the decision, so that it can be looked at: ask ``topology.kind``. Raises ``Refused``
+    The ring is fitted whatever the decision, so that it can be looked at: ask ``evidence.kind``. Raises ``Refused``
     where the block fires on fewer than 60 rows.
     """
     code, fired = block_codes(featurizer, block, x, active=active)
@@ -93,15 +130,12 @@ def fit_block_ring(featurizer: Featurizer, block: int, x: Tensor, *, n_knots: in
                       "Give more rows, or a block that fires more.")  # fmt: skip
     cloud = code[fired].double()
     topology = decide(cloud.numpy(), rows=code.numpy(), seed=seed)
-    ring = ring_through(cloud, topology, n_knots=n_knots)
-    radius = (ring.knots.double() - cloud.mean(0)).square().sum(1).mean().sqrt()
-    distance = ring.project(cloud[:4000])[1].double()
-    return BlockRing(block, ring, topology, n, float(distance.square().mean().sqrt() / radius))
+    return BlockRing.through(cloud, topology, block=block, n_knots=n_knots)
 
 
-def ring_through(cloud: Tensor, topology: Topology, *, n_knots: int = 24) -> Ring:
+def ring_through(cloud: Tensor, evidence: Evidence, *, n_knots: int = 24) -> Ring:
     """Periodic spline through the mean of codes ``(n, b)`` in equal bins of the angle; empty bins are bridged."""
-    t = torch.as_tensor(topology.coordinate(cloud.numpy()))
+    t = torch.as_tensor(evidence.coordinate(cloud.numpy()))
     index = (t * n_knots).long().clamp_max(n_knots - 1)
     count = torch.bincount(index, minlength=n_knots)
     keep = count >= max(3, len(t) // (20 * n_knots))
@@ -128,9 +162,9 @@ def find_rings(featurizer: Featurizer, x: Tensor, *, blocks: Sequence[int] | Non
     for block in range(featurizer.n_blocks) if blocks is None else blocks:
         if int(count[block]) >= min_fired:
             ring = fit_block_ring(featurizer, block, x, seed=seed, active=active)
-            if ring.topology.kind == "ring":
+            if ring.evidence.kind == "ring":
                 found.append(ring)
-    return sorted(found, key=lambda r: -r.topology.confidence)
+    return sorted(found, key=lambda r: -r.evidence.confidence)
 
 
 @dataclass(frozen=True)
@@ -218,19 +252,13 @@ def block_manifold(featurizer: Featurizer, found: BlockRing, *, info: ManifoldIn
         display = ring_display(found, cloud)
         # A code shorter than four fifths of those that fire says that the block is silent there.
         entry.floor = float(cloud.float().norm(dim=1).quantile(0.2))
-    topology = found.topology
-    measured = {
-        "block": found.block, "n": found.n, "persistence": topology.persistence, "null": topology.null,
-        "p_value": topology.p_value, "confidence": topology.confidence, "antipodal": topology.antipodal,
-        "ridge": topology.ridge, "ridge_p": topology.ridge_p,
-        "coverage": topology.coverage, "spread": found.spread,
-    }  # fmt: skip
+    measured = {"block": found.block, "n": found.n, **found.evidence.measured(), "spread": found.spread}
     return SteerableManifold(info, {info.sites[0]: entry}, display=display, measured=measured)
 
 
 def ring_display(found: BlockRing, cloud: Tensor, *, n: int = 600) -> Display:
     """Drawing axes: the turning plane, then what is left; with up to ``n`` codes of the cloud."""
-    plane = torch.as_tensor(found.topology.plane).float()
+    plane = torch.as_tensor(found.evidence.plane).float()
     # (b, 3), orthonormal
     axes = torch.zeros(plane.shape[1], 3)
     axes[:, :2] = plane.T
@@ -238,7 +266,7 @@ def ring_display(found: BlockRing, cloud: Tensor, *, n: int = 600) -> Display:
         rest = cloud.float() - cloud.float().mean(0)
         rest = rest - rest @ plane.T @ plane
         axes[:, 2] = torch.linalg.svd(rest, full_matrices=False)[2][0]
-    origin = torch.as_tensor(found.topology.centre).float()
+    origin = torch.as_tensor(found.evidence.centre).float()
     some = cloud.float()[torch.linspace(0, len(cloud) - 1, min(n, len(cloud))).long()]
     centred = cloud.float() - cloud.float().mean(0)
     share = (centred @ axes).square().mean(0) / centred.square().sum(1).mean()

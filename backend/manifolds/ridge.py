@@ -35,8 +35,6 @@ def crest_over_valley(counts: np.ndarray) -> tuple[float, float]:
     """Log of crest over valley of the density that ``counts_around`` gives, and the ring index of the valley."""
     # Smoothed before they are divided by the area, because the innermost cells hold next to nothing.
     density = (_smooth(counts.astype(float)) + 1.0) / _SMOOTH_AREA
-    # A low quantile over directions, so that a blob on one side is no crest.
-    profile = np.quantile(density, 0.3, axis=0)
     # The crest is where the density stands highest above the lowest place before it; a low quantile over directions,
     # so that a blob on one side (the rows that do not hold the factor, seen from the centre) is no crest.
     profile = np.quantile(density, 0.3, axis=0)

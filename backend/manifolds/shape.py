@@ -51,11 +51,6 @@ class Shape:
     variance: np.ndarray
     reason: str
 
-    @property
-    def flagged(self) -> bool:
-        """True where the cloud is its own mirror image, so that signs alone could make the shape."""
-        return self.antipodal > 0.9
-
 
 def recognise(cloud: np.ndarray, *, rows: np.ndarray | None = None, seed: int = 0, n_null: int = 19) -> Shape:
     """Decide on the kind of a cloud ``(n, b)``; ``rows`` (N, b), codes on all rows, where a gate chose the cloud.

@@ -106,17 +106,6 @@ def manifold_folders() -> dict[str, Path]:
     return found
 
 
-def list_manifolds() -> tuple[list[ManifoldInfo], list[str]]:
-    """What can be looked at, and the folders that could not be read, each with its reason."""
-    infos, skipped = [], []
-    for name, folder in manifold_folders().items():
-        try:
-            infos.append(read_manifold(folder).info)
-        except AtlasError as error:
-            skipped.append(f"{name}: {error.true}")
-    return infos, skipped
-
-
 def load_manifold(name: str) -> SteerableManifold:
     """The manifold of this name; raises NotFound with the names there are."""
     folders = manifold_folders()

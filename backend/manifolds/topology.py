@@ -35,18 +35,33 @@ IDEAL = 3**0.5
 
 
 @dataclass(frozen=True)
-class Topology:
+class TurningPlane:
+    """Two axes of a block's code and a centre, around which a coordinate turns."""
+
+    plane: np.ndarray
+    """Two orthonormal axes ``(2, b)`` in which the coordinate turns."""
+    centre: np.ndarray
+    """Centre ``(b,)`` around which it turns."""
+
+    def coordinate(self, code: np.ndarray) -> np.ndarray:
+        """Coordinate ``(n,)`` in [0, 1) of codes ``(n, b)``: the angle around the centre in the plane."""
+        u = (np.asarray(code, np.float64) - self.centre) @ self.plane.T
+        return np.arctan2(u[:, 1], u[:, 0]) / (2 * np.pi) % 1.0
+
+
+@dataclass(frozen=True)
+class Topology(TurningPlane):
     """The decision on one cloud and what it rests on."""
 
     kind: Kind
-    persistence: float
-    """Longest loop over the cloud's radius."""
-    null: float
+    persistence: float | None
+    """Longest loop over the cloud's radius; ``None`` where the decision fell before loops were looked at."""
+    null: float | None
     """95 % quantile of the same over Gaussian clouds of the same mean and covariance."""
-    p_value: float
+    p_value: float | None
     confidence: float
-    """How far the loop stands from the null (0) towards a perfect circle (1)."""
-    second: float
+    """How far the loop of a ring stands from the null (0) towards a perfect circle (1); 0 for other kinds."""
+    second: float | None
     """Second longest loop over the longest."""
     ridge: float | None
     """Log of crest over valley of the density of all rows; ``None`` where only fired codes were given."""
@@ -55,24 +70,19 @@ class Topology:
     """Share of twelve directions in the ring's plane that hold a fair number of points."""
     antipodal: float
     """How alike the cloud is to its mirror image, 0 to 1."""
-    variance: np.ndarray
-    """Share of variance on each principal axis."""
-    plane: np.ndarray
-    """Two orthonormal axes ``(2, b)`` in which the coordinate turns."""
-    centre: np.ndarray
-    """Centre ``(b,)`` around which it turns."""
     reason: str
     """One sentence: why this kind."""
 
-    @property
-    def flagged(self) -> bool:
-        """True where the cloud is its own mirror image, so that signs alone could make the shape."""
-        return self.antipodal > 0.9
+    def measured(self) -> dict[str, float | None]:
+        """The numbers that the decision rests on, for the record of a manifold."""
+        names = ("persistence", "null", "p_value", "confidence", "antipodal", "ridge", "ridge_p", "coverage")
+        return {name: getattr(self, name) for name in names}
 
-    def coordinate(self, code: np.ndarray) -> np.ndarray:
-        """Coordinate ``(n,)`` in [0, 1) of codes ``(n, b)``: the angle around the centre in the plane."""
-        u = (np.asarray(code, np.float64) - self.centre) @ self.plane.T
-        return np.arctan2(u[:, 1], u[:, 0]) / (2 * np.pi) % 1.0
+
+def coverage(t: np.ndarray) -> float:
+    """Share of twelve equal parts of a turn that hold a fair number of coordinates ``t`` (n,) in [0, 1)."""
+    bins = np.bincount((t * 12).astype(int) % 12, minlength=12)
+    return float((bins >= 0.2 * len(t) / 12).mean())
 
 
 def loops(cloud: np.ndarray, *, rng: np.random.Generator, n_points: int = 150,
@@ -137,8 +147,7 @@ class _Turn:
 
     def coverage(self, cloud: np.ndarray) -> float:
         at = self.flat(cloud)
-        bins = np.bincount((np.arctan2(at[:, 1], at[:, 0]) / (2 * np.pi) % 1.0 * 12).astype(int) % 12, minlength=12)
-        return float((bins >= 0.2 * len(at) / 12).mean())
+        return coverage(np.arctan2(at[:, 1], at[:, 0]) / (2 * np.pi) % 1.0)
 
 
 def _turns(cloud: np.ndarray) -> list[_Turn]:
@@ -175,8 +184,7 @@ def decide(cloud: np.ndarray, *, rows: np.ndarray | None = None, seed: int = 0,
     value = np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
     variance = value / max(value.sum(), 1e-24)
     mirrored = antipodal(cloud, rng=rng)
-    found: dict[str, float | None] = {"persistence": 0.0, "null": 0.0, "p_value": 1.0, "second": 0.0, "ridge": None,
-                                      "ridge_p": None}  # fmt: skip
+    found = dict.fromkeys(("persistence", "null", "p_value", "second", "ridge", "ridge_p"))
     turns = _turns(cloud) if width > 1 and n > 3 else [_Turn(np.eye(2, width), mean, np.ones(2))]
     if rows is None:
         turn = max(turns, key=lambda t: t.coverage(cloud) * _hollow(t.flat(cloud)))
@@ -185,11 +193,9 @@ def decide(cloud: np.ndarray, *, rows: np.ndarray | None = None, seed: int = 0,
         found_at = [crest_over_valley(counts_around(t.flat(rows), _reach(t.flat(cloud))))[0] for t in turns]
         turn, found["ridge"] = turns[int(np.argmax(found_at))], max(found_at)
 
-    def result(kind: Kind, reason: str) -> Topology:
-        share = (found["persistence"] - found["null"]) / max(IDEAL - found["null"], 1e-9)
-        return Topology(kind=kind, **found, confidence=float(np.clip(share, 0, 1)) if kind == "ring" else 0.0,
-                        coverage=turn.coverage(cloud), antipodal=mirrored, variance=variance, plane=turn.plane,
-                        centre=turn.centre, reason=reason)  # fmt: skip
+    def result(kind: Kind, reason: str, *, confidence: float = 0.0) -> Topology:
+        return Topology(kind=kind, **found, confidence=confidence, coverage=turn.coverage(cloud), antipodal=mirrored,
+                        plane=turn.plane, centre=turn.centre, reason=reason)  # fmt: skip
 
     if n < 60:
         return result("none", f"Only {n} codes: too few to see a shape.")
@@ -222,8 +228,10 @@ def decide(cloud: np.ndarray, *, rows: np.ndarray | None = None, seed: int = 0,
     found["p_value"] = float((1 + (np.array(drawn) >= first).sum()) / (n_null + 1))
     sentence = f"Longest loop {first:.2f} radii; Gaussians of its spectrum reach {found['null']:.2f}."
     # 1.15: a Gaussian is only a stand-in for "no shape"; a cloud a little rounder than one is not yet a ring.
-    ring = found["p_value"] <= 0.05 and first >= 1.15 * found["null"] and found["second"] <= 0.5
-    return result("ring" if ring else "none", sentence)
+    if found["p_value"] > 0.05 or first < 1.15 * found["null"] or found["second"] > 0.5:
+        return result("none", sentence)
+    share = (first - found["null"]) / max(IDEAL - found["null"], 1e-9)
+    return result("ring", sentence, confidence=float(np.clip(share, 0, 1)))
 
 
 def _root(c: np.ndarray) -> np.ndarray:

@@ -10,20 +10,23 @@ block's two leading axes, the angles φ of its strong codes
 and coverage, the share of twelve directions that samples take. High agreement at low chance and full coverage says that
 the direction is a coordinate of the sample that turns all the way round.
 
+This is other evidence than a hole in the density, so it has a type of its own (``Directions``) and no p-value.
 Not covered: telling a factor of the whole sample from one that only changes slowly over positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from backend.featurizers.featurizer import Featurizer
-from backend.manifolds.block_ring import BlockRing, block_codes, firings, ring_through
-from backend.manifolds.topology import Topology, antipodal
+from backend.manifolds.block_ring import BlockRing, block_codes, firings
+from backend.manifolds.topology import TurningPlane, antipodal, coverage
 
 AGREES = 0.7
 """Least agreement, above chance, of a direction that belongs to the sample."""
@@ -31,6 +34,37 @@ COVERS = 0.9
 """Least share of the twelve directions that samples take: eleven of twelve."""
 STRONG = 0.5
 """Share of a block's firing codes, the longest, that are looked at."""
+
+
+@dataclass(frozen=True)
+class Directions(TurningPlane):
+    """What a ring of directions rests on."""
+
+    agreement: float
+    """Mean cosine between the directions of two tokens of one sample."""
+    chance: float
+    """The same between tokens of different samples."""
+    coverage: float
+    """Share of twelve directions that samples take."""
+    antipodal: float
+    """How alike the cloud is to its mirror image, 0 to 1."""
+    kind: Literal["ring of directions"] = "ring of directions"
+
+    @property
+    def confidence(self) -> float:
+        """Agreement above chance."""
+        return self.agreement - self.chance
+
+    @property
+    def reason(self) -> str:
+        """One sentence: why this kind."""
+        return (f"Tokens of one sample agree on the direction ({self.agreement:.2f}, chance {self.chance:.2f}); "
+                f"samples take {self.coverage:.0%} of the directions.")  # fmt: skip
+
+    def measured(self) -> dict[str, float]:
+        """The numbers that it rests on, for the record of a manifold."""
+        names = ("agreement", "chance", "confidence", "coverage", "antipodal")
+        return {name: getattr(self, name) for name in names}
 
 
 def agreement(angle: np.ndarray, sample: np.ndarray) -> tuple[float, float, int]:
@@ -54,28 +88,19 @@ def turn_of_block(code: Tensor, fired: Tensor, n_tokens: int, *, block: int, n_k
     cloud = code[strong].double().numpy()
     sample = np.flatnonzero(strong.numpy()) // n_tokens
     centre = cloud.mean(0)
-    _, spread, axes = np.linalg.svd(cloud - centre, full_matrices=False)
+    axes = np.linalg.svd(cloud - centre, full_matrices=False)[2]
     u = (cloud - centre) @ axes[:2].T
     angle = np.arctan2(u[:, 1], u[:, 0])
     within, chance, n = agreement(angle, sample)
     # Every sample counts once: a large object must not fill a direction by itself.
     first = np.unique(sample, return_index=True)[1]
-    bins = np.bincount((angle[first] / (2 * np.pi) % 1.0 * 12).astype(int) % 12, minlength=12)
-    coverage = float((bins >= 0.2 * len(first) / 12).mean())
-    if n < min_samples or within - chance < AGREES or coverage < COVERS:
+    covered = coverage(angle[first] / (2 * np.pi) % 1.0)
+    if n < min_samples or within - chance < AGREES or covered < COVERS:
         return None
-    variance = spread**2 / (spread**2).sum()
-    topology = Topology(
-        kind="ring", persistence=0.0, null=0.0, p_value=1.0, confidence=within - chance, second=0.0, ridge=None,
-        ridge_p=None, coverage=coverage, antipodal=antipodal(cloud, rng=np.random.default_rng(seed)),
-        variance=variance, plane=axes[:2], centre=centre,
-        reason=f"Tokens of one sample agree on the direction ({within:.2f}, chance {chance:.2f}); samples take "
-        f"{coverage:.0%} of the directions.",
-    )  # fmt: skip
-    ring = ring_through(torch.as_tensor(cloud), topology, n_knots=n_knots)
-    radius = (ring.knots.double() - torch.as_tensor(centre)).square().sum(1).mean().sqrt()
-    distance = ring.project(torch.as_tensor(cloud[:4000]))[1].double()
-    return BlockRing(block, ring, topology, len(cloud), float(distance.square().mean().sqrt() / radius))
+    mirrored = antipodal(cloud, rng=np.random.default_rng(seed))
+    found = Directions(plane=axes[:2], centre=centre, agreement=within, chance=chance, coverage=covered,
+                       antipodal=mirrored)  # fmt: skip
+    return BlockRing.through(torch.as_tensor(cloud), found, block=block, n_knots=n_knots)
 
 
 def find_turns(featurizer: Featurizer, x: Tensor, *, blocks: Sequence[int] | None = None,
@@ -89,4 +114,4 @@ def find_turns(featurizer: Featurizer, x: Tensor, *, blocks: Sequence[int] | Non
         turn = turn_of_block(code, fired, x.shape[1], block=block, seed=seed)
         if turn is not None:
             found.append(turn)
-    return sorted(found, key=lambda r: -r.topology.confidence)
+    return sorted(found, key=lambda r: -r.evidence.confidence)

@@ -89,9 +89,10 @@ def harvest_image(adapter: Adapter, site: str, images: Images, texts: Sequence[s
     return torch.cat(parts)
 
 
-def read(adapter: Adapter, site: str, images: Images, factors: Factors, *, seed: int) -> tuple[Tensor, list[str], int]:
-    """Activations, captions and rows a scene."""
+def read(adapter: Adapter, site: str, images: Images, factors: Factors, *, seed: int,
+         times: Sequence[int] = TIMES) -> tuple[Tensor, list[str], int]:  # fmt: skip
+    """Activations, captions and rows a scene: one for each of ``times`` of a picture model, else one."""
     texts = wordings(factors, seed=seed + 5)
     if adapter.kind == "image":
-        return harvest_image(adapter, site, images, texts, seed=seed), texts, len(TIMES)
+        return harvest_image(adapter, site, images, texts, times=times, seed=seed), texts, len(times)
     return harvest_vision(adapter, site, images), texts, 1

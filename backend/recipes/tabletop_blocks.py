@@ -9,38 +9,39 @@ every block's codes without any label (``backend.manifolds.block_ring``). Only w
 half of the held-out scenes name them, and those of the other half say how well the name fits. A ring of the UNet that
 follows a cyclic factor becomes a steerable manifold (``hue-ring``), meant for the positions where its block is active.
 
-``python -m backend.recipes.tabletop_blocks dino`` (or ``sdxl``): a few minutes of training, a few of atlas. Not
-covered: choosing (G, b, k) by description length.
+``python -m backend.recipes.tabletop_blocks dino`` (or ``sdxl``): a few minutes of training, a few of atlas; with
+``--atlas`` the atlas alone, of the featurizer that is there. Not covered: choosing (G, b, k) by description length.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from backend.activations.harvest import slug
 from backend.core.errors import NotFound
 from backend.core.settings import assets_dir
 from backend.featurizers import statistics
-from backend.featurizers.browse import Data, Layout, build_browse
+from backend.featurizers.browse import BlockShape, Data, Layout, build_browse
+from backend.featurizers.featurizer import Featurizer
 from backend.featurizers.grassmannian import Grassmannian
 from backend.featurizers.trainer import Quality, Run, Training, measure
 from backend.featurizers.union import greedy_union
-from backend.manifolds.block_ring import find_rings, shape_of_block
-from backend.manifolds.steerable import SteerableManifold
+from backend.manifolds.block_ring import BlockRing, find_rings, shape_of_block
 from backend.manifolds.turning import find_turns
 from backend.models.adapter import Adapter
 from backend.models.reader import FactorReader
 from backend.models.registry import available, folder_of, load
 from backend.recipes import gates, loop
-from backend.recipes.tabletop_activations import Factors, Images, read, scenes
+from backend.recipes.tabletop_activations import TIMES, Factors, Images, read, scenes
 from backend.recipes.tabletop_rings import Named, name_rings, save_rings
 from backend.recipes.tabletop_spread import spread
 from backend.worlds import tabletop
@@ -87,13 +88,54 @@ def factor_table(table: statistics.CodeTable, factors: Factors, *, seed: int = 0
     return out
 
 
+def sample(featurizer: Featurizer, x: Tensor) -> Tensor:
+    """Normalised activations of one scene in a few, ``(m, T, d)`` of ``x`` (n, T, d): enough for a shape."""
+    return featurizer.normalise(x[:: max(1, len(x) * x.shape[1] // 120_000)])
+
+
+def rings_in(featurizer: Featurizer, some: Tensor, *, seed: int = 0) -> dict[int, BlockRing]:
+    """Rings and rings of directions on normalised ``some`` (m, T, d), by block; labels are not looked at."""
+    turns = find_turns(featurizer, some, seed=seed)
+    return {ring.block: ring for ring in (*turns, *find_rings(featurizer, some.flatten(0, 1), seed=seed))}
+
+
+def write_atlas(featurizer: Featurizer, x: Tensor, images: Images, factors: Factors, texts: Sequence[str], *,
+                out: Path, found: Mapping[int, BlockRing], manifolds: Mapping[int, str], layout: Layout | None = None,
+                seed: int = 0) -> None:  # fmt: skip
+    """Write the atlas of raw activations ``x`` (n, T, d), one row a scene, beside the featurizer in ``out``."""
+
+    def shape_of(block: int, code: np.ndarray, rows: np.ndarray) -> BlockShape:
+        # The ring that was found, and named, is the one that the atlas lays examples along.
+        return found[block].shape if block in found else shape_of_block(code, rows)
+
+    shown = {k: factors[k] for k in (*tabletop.FACTORS, *tabletop.DERIVED)}
+    data = Data(x, images, shown, cyclic=tabletop.CYCLIC, names={"shape": tabletop.SHAPES}, captions=texts)
+    build_browse(featurizer, data, out, shape_of=shape_of, manifolds=manifolds, layout=layout, seed=seed)
+
+
+def remake_atlas(plan: Plan, adapter: Adapter, *, out: Path, train: tuple[Images, Factors],
+                 held: tuple[Images, Factors], layout: Layout | None = None, seed: int = 0) -> None:  # fmt: skip
+    """Write the atlas anew of the featurizer in ``out``, which ``make`` wrote from the same scenes."""
+    featurizer = Featurizer.from_pretrained(out)
+    card = json.loads((out / "card.json").read_text())
+    saved = {ring["block"]: ring["manifold"] for ring in card["rings"] if ring["manifold"]}
+    x = read(adapter, plan.site, *train, seed=seed, times=TIMES[:1])[0]
+    found = rings_in(featurizer, sample(featurizer, x), seed=seed)
+    x_held, texts, _ = read(adapter, plan.site, *held, seed=seed + 1, times=TIMES[:1])
+    write_atlas(featurizer, x_held, *held, texts, out=out, found=found, manifolds=saved, layout=layout, seed=seed)
+
+
 def make(plan: Plan, adapter: Adapter, *, out: Path, manifolds: Path, train: tuple[Images, Factors],
-         held: tuple[Images, Factors], seed: int = 0, layout: Layout | None = None,
-         fit: Callable[[Grassmannian, Named], SteerableManifold] | None = None,
-         say: Callable[[str], None] = print) -> dict:  # fmt: skip
-    """Harvest, train, look for rings, name them, write featurizer, atlas and manifolds; returns the card."""
+         held: tuple[Images, Factors], reader: FactorReader | None = None, seed: int = 0,
+         layout: Layout | None = None, say: Callable[[str], None] = print) -> dict:  # fmt: skip
+    """Harvest, train, look for rings, name them, write featurizer, atlas and manifolds; returns the card.
+
+    With a ``reader`` of pictures, a named ring is fitted at the sites that move its factor, else it stays in its block.
+    """
     say(f"{plan.name}: reading {len(train[0])} scenes at {plan.site}")
-    x = read(adapter, plan.site, *train, seed=seed)[0]
+    x, _, rows_each = read(adapter, plan.site, *train, seed=seed)
+    # Of each scene the least noisy time: for shapes, and for the atlas.
+    first = slice(0, None, rows_each)
     featurizer = Grassmannian(x.shape[-1], plan.n_blocks, d_block=plan.d_block, k=plan.k, aux="dead",
                               generator=torch.Generator().manual_seed(seed))  # fmt: skip
     featurizer.fit_centring(iter(x.split(256)))
@@ -102,31 +144,24 @@ def make(plan: Plan, adapter: Adapter, *, out: Path, manifolds: Path, train: tup
     work = f"{plan.name}+{slug(plan.site)}+{adapter.revision[:8]}+{plan.n_blocks}x{plan.d_block}k{plan.k}"
     seconds = loop.run(work, plan.training.steps, modules=run.modules, optimizer=run.optimizer, step=run.step)
     run.finish()
-    x_held, texts, rows_each = read(adapter, plan.site, *held, seed=seed + 1)
+    x_held, texts, _ = read(adapter, plan.site, *held, seed=seed + 1)
     factors = {k: np.repeat(v, rows_each) for k, v in held[1].items()}
     factors["row"] = np.repeat(np.arange(len(held[0])), rows_each)
     quality = measure(featurizer, featurizer.normalise(x_held).flatten(0, 1))
     say(f"{plan.name}: held-out R2 {quality.r2:.3f}, dead {quality.dead:.3f}; looking for rings")
-    # One row in a few is enough for a shape; labels are not looked at.
-    some = featurizer.normalise(x[:: max(1, len(x) * x.shape[1] // 120_000)])
-    rows = some.flatten(0, 1)
-    turns, rings = find_turns(featurizer, some, seed=seed), find_rings(featurizer, rows, seed=seed)
-    found = {ring.block: ring for ring in (*turns, *rings)}
+    some = sample(featurizer, x[first])
+    found = rings_in(featurizer, some, seed=seed)
     named = name_rings(featurizer, list(found.values()), x_held, factors, seed=seed)
     saved: dict[int, str] = {}
     if adapter.kind == "image":
-        saved = save_rings(featurizer, named, rows, model=plan.model, site=plan.site, name=plan.name, folder=manifolds,
-                           fit=fit and partial(fit, featurizer))  # fmt: skip
-    # The atlas shows one row a scene: the least noisy time.
-    first = slice(0, None, rows_each)
-    shown = {k: factors[k][first] for k in (*tabletop.FACTORS, *tabletop.DERIVED)}
+        fit = reader and partial(spread, featurizer, adapter=adapter, reader=reader, site=plan.site,
+                                 progress=lambda share, words: say(f"{share:.2f} {words}"))  # fmt: skip
+        saved = save_rings(featurizer, named, some.flatten(0, 1), model=plan.model, site=plan.site, name=plan.name,
+                           folder=manifolds, fit=fit)  # fmt: skip
     table = statistics.read_codes(featurizer, x_held[first])
-    card = write_card(plan, featurizer, quality, named, factor_table(table, shown, seed=seed), saved, seconds, out)
-    build_browse(
-        featurizer, Data(x_held[first], held[0], shown, cyclic=tabletop.CYCLIC, names={"shape": tabletop.SHAPES},
-                         captions=texts),
-        out, shape_of=shape_of_block, manifolds=saved, layout=layout, seed=seed,
-    )  # fmt: skip
+    card = write_card(plan, featurizer, quality, named, factor_table(table, held[1], seed=seed), saved, seconds, out)
+    write_atlas(featurizer, x_held[first], *held, texts, out=out, found=found, manifolds=saved, layout=layout,
+                seed=seed)  # fmt: skip
     return card
 
 
@@ -137,8 +172,8 @@ def write_card(plan: Plan, featurizer: Grassmannian, quality: Quality, named: Se
     command = f"manifold-atlas train tabletop-blocks {target}"
     rings = [{
         "block": n.ring.block, "factor": n.factor, "follows": n.follows,
-        "confidence": round(n.ring.topology.confidence, 3),
-        "antipodal": round(n.ring.topology.antipodal, 3), "correlation": round(n.name.correlation, 3),
+        "confidence": round(n.ring.evidence.confidence, 3),
+        "antipodal": round(n.ring.evidence.antipodal, 3), "correlation": round(n.name.correlation, 3),
         "median_error_deg": round(float(np.degrees(n.name.median_error)), 1), "manifold": saved.get(n.ring.block),
     } for n in named]  # fmt: skip
     featurizer.info = {
@@ -185,11 +220,6 @@ scenes, R² is of the other half.
     return card
 
 
-def spread_everywhere(adapter, reader: FactorReader, site: str, featurizer: Grassmannian, one: Named):
-    """``spread`` with the order of arguments in which they become known."""
-    return spread(adapter, reader, featurizer, site, one, progress=lambda share, words: print(f"{share:.2f} {words}"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("which", nargs="*", choices=[*PLANS, []], help="dino, sdxl; else those whose model is there")
@@ -197,6 +227,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--scenes", type=int, default=None, help="scenes to train on")
     parser.add_argument("--out", type=Path, default=None, help="folder of the featurizer; rings go to OUT/manifolds")
+    parser.add_argument("--atlas", action="store_true", help="only write the atlas anew, of what is there")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     which = args.which or [w for w, plan in PLANS.items() if plan.model in available()]
@@ -210,12 +241,13 @@ def main() -> None:
         out = args.out or assets_dir() / "featurizers" / plan.name
         manifolds = args.out / "manifolds" if args.out else assets_dir() / "manifolds"
         adapter = load(plan.model)
-        reader = folder_of("tabletop-reader") if adapter.kind == "image" else None
-        everywhere = None
-        if reader is not None:
-            everywhere = partial(spread_everywhere, adapter, FactorReader.from_pretrained(reader).eval(), plan.site)
-        card = make(plan, adapter, out=out, manifolds=manifolds, seed=args.seed, fit=everywhere,
-                    train=scenes("train", plan.n_train, seed=args.seed), held=scenes("test", plan.n_atlas))  # fmt: skip
+        both = {"train": scenes("train", plan.n_train, seed=args.seed), "held": scenes("test", plan.n_atlas)}
+        if args.atlas:
+            remake_atlas(plan, adapter, out=out, seed=args.seed, **both)
+            continue
+        folder = folder_of("tabletop-reader") if adapter.kind == "image" else None
+        reader = None if folder is None else FactorReader.from_pretrained(folder).eval()
+        card = make(plan, adapter, out=out, manifolds=manifolds, seed=args.seed, reader=reader, **both)
         print(json.dumps({k: card[k] for k in ("name", "quality", "factors", "rings")}, indent=1))
 
 

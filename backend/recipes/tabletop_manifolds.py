@@ -35,6 +35,7 @@ from backend.manifolds.store import save_manifold
 from backend.models.diffusion import ImageAdapter
 from backend.models.reader import FactorReader
 from backend.models.registry import load
+from backend.recipes.tabletop_activations import scenes
 from backend.recipes.tabletop_sdxl import captions, circular_gap
 from backend.recipes.tabletop_vae import encode, to_model
 from backend.steering.batch import render_many
@@ -42,7 +43,6 @@ from backend.steering.image import ImageSteerer
 from backend.steering.plan import Together
 from backend.wire.canvas import ImageRequest, Steer
 from backend.wire.capabilities import ManifoldInfo, Tick
-from backend.worlds.tabletop import rendered
 
 TIMES = (259, 499, 759, 999)
 """Training timesteps of the four few-step samples: one curve for each."""
@@ -65,13 +65,6 @@ FACTORS = {
         "How the object is turned on the table; the pale band shows it.",
     ),
 }
-
-
-def scenes(n: int, *, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """``n`` scenes of the train split, drawn without replacement."""
-    images, factors = rendered("train")
-    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:n])
-    return images[rows], {k: v[rows] for k, v in factors.items()}
 
 
 @torch.inference_mode()
@@ -200,7 +193,7 @@ def fit(
     """The ring of ``factor`` at the sites that move it."""
     # The base UNet's names; its few-step twin has the same sites and is what is read and steered.
     candidates = [s for s in adapter.site_names() if s.endswith("#update") and s.startswith(f"{adapter.name}/")]
-    images, factors = scenes(n, seed=seed)
+    images, factors = scenes("train", n, seed=seed)
     progress(0.02, "reading activations")
     seen = activations(
         adapter,

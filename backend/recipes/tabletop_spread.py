@@ -27,6 +27,7 @@ from backend.manifolds.site_entry import SiteEntry
 from backend.manifolds.steerable import SteerableManifold
 from backend.models.diffusion import ImageAdapter
 from backend.models.reader import FactorReader
+from backend.recipes.tabletop_activations import scenes
 from backend.recipes.tabletop_manifolds import (
     EDGES,
     N_KNOTS,
@@ -34,7 +35,6 @@ from backend.recipes.tabletop_manifolds import (
     choose,
     harmonics,
     info,
-    scenes,
 )  # fmt: skip
 from backend.recipes.tabletop_rings import Named
 
@@ -85,7 +85,7 @@ def widened(entry: SiteEntry, gain: float) -> SiteEntry:
 
 
 def spread(
-    adapter: ImageAdapter, reader: FactorReader, featurizer: Featurizer, site: str, one: Named, *, n: int = 1200,
+    featurizer: Featurizer, one: Named, *, adapter: ImageAdapter, reader: FactorReader, site: str, n: int = 1200,
     seed: int = 0, sites: Sequence[str] | None = None,
     progress: Callable[[float, str], None] = lambda share, words: None,
 ) -> SteerableManifold:  # fmt: skip
@@ -101,7 +101,7 @@ def spread(
         s for s in near if s.endswith("#residual") and s.split("#")[0] not in with_update
     ]
     candidates = candidates if sites is None else list(sites)
-    images, factors = scenes(n, seed=seed)
+    images, factors = scenes("train", n, seed=seed)
     seen = activations(adapter, images, factors, candidates, seed=seed,
                        progress=lambda p: progress(0.3 * p, "reading activations"))  # fmt: skip
     turn, active = coordinates(featurizer, one, seen[site][0])

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from backend.core.errors import AtlasError, Corrupt, NotFound
-from backend.core.settings import assets_dir, atlas_home
 from backend.wire.capabilities import FeaturizerInfo, ManifoldInfo
 
 
@@ -108,8 +107,9 @@ class FeaturizerShelf(_DiskShelf):
         self._browsers: dict[str, tuple[tuple[float, ...], Any]] = {}
 
     def _list(self) -> dict[str, Path]:
-        roots = (assets_dir() / "featurizers", atlas_home() / "featurizers")
-        return {p.parent.name: p.parent for root in roots if root.is_dir() for p in sorted(root.glob("*/cfg.json"))}
+        from backend.featurizers.browse import featurizer_folders
+
+        return featurizer_folders()
 
     def _read(self, folder: Path) -> FeaturizerInfo:
         try:

@@ -20,7 +20,7 @@ class BlockSummary(Message):
     participation_ratio: float
     effective_rank: float
     topology: str = "unknown"
-    """``ring``, ``line``, ``point``, ``sheet``, ``torus``, ``none`` or ``unknown``."""
+    """``ring``, ``ring of directions``, ``line``, ``point``, ``sheet``, ``torus``, ``none`` or ``unknown``."""
     factors: dict[str, float] = Field(default_factory=dict)
     """Held-out R² of each known factor from this block (sin and cos for cyclic ones)."""
     manifold: str | None = None
@@ -56,6 +56,10 @@ class BlockDetail(BlockSummary):
     spectrum: list[float]
     """Eigenvalues of the code's covariance where the block fires, largest first."""
     axes_variance: list[float]
+    reason: str = ""
+    """One sentence: why this topology."""
+    confidence: float | None = None
+    """How sure a ring is, 0 to 1."""
     antipodal: float | None = None
     """How alike the cloud is to its mirror image, 0 to 1: high means that a ring may be an artefact of signs."""
     tuning: dict[str, list[float]] = Field(default_factory=dict)

@@ -37,7 +37,7 @@ def atlas(tmp_path_factory):
     model.initialise(model.normalise(x).flatten(0, 1))
     folder = tmp_path_factory.mktemp("featurizers") / "planted"
 
-    def shape(code, rows):
+    def shape(block, code, rows):
         assert len(rows) == 4 * n > len(code)
         ring = code[:, 0].std() > 0.5
         return BlockShape("ring" if ring else "none", 0.4,
@@ -113,5 +113,6 @@ def test_unknown_blocks_and_torn_files_are_named(atlas, tmp_path):
 
 def test_labels_are_short_and_honest():
     assert label_of(17, {"hue": 0.7, "size": 0.1}, "ring") == "hue ring"
+    assert label_of(17, {"hue": 0.7}, "ring of directions") == "hue"
     assert label_of(17, {"light_azimuth": 0.3}, "none") == "partly light azimuth"
     assert label_of(17, {"hue": 0.1}, "ring") == "block 17" == label_of(17, {}, "none")

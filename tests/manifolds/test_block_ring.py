@@ -58,8 +58,8 @@ def rows(world):
 def test_planted_rings_are_found_and_gaussians_are_not(world, rows, monkeypatch):
     monkeypatch.setattr(block_ring, "decide", lambda c, **k: topology_decide(c, n_null=19, **k))
     found = find_rings(world[0], rows, blocks=[0, 1, 4, 5, 9])
-    assert {r.block for r in found} == {0, 1}, [(r.block, r.topology) for r in found]
-    assert all(r.topology.confidence > 0.1 and r.spread < 0.5 for r in found)
+    assert {r.block for r in found} == {0, 1}, [(r.block, r.evidence) for r in found]
+    assert all(r.evidence.confidence > 0.1 and r.spread < 0.5 for r in found)
 
 
 def topology_decide(cloud, **keywords):

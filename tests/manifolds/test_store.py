@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from backend.core.errors import Corrupt, NotFound
-from backend.manifolds.store import list_manifolds, load_manifold, read_manifold, save_manifold
+from backend.manifolds.store import load_manifold, read_manifold, save_manifold
+from backend.server.disk_shelves import ManifoldShelf
 
 
 @pytest.mark.parametrize("how", [{}, {"n_tokens": 4}, {"bins": [0.3, 0.6, 1.0], "n_tokens": 4},
@@ -32,7 +33,7 @@ def test_the_shelf_lists_shipped_and_own_and_skips_the_broken(make, tmp_path, mo
     about = json.loads((broken / "manifold.json").read_text())
     about["entries"]["toy/8#update"] = {}
     (broken / "manifold.json").write_text(json.dumps(about))
-    infos, skipped = list_manifolds()
+    infos, skipped = ManifoldShelf().infos()
     assert [info.name for info in infos] == ["one", "two"]
     assert len(skipped) == 1 and skipped[0].startswith("three")
     with pytest.raises(Corrupt):

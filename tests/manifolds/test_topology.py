@@ -97,9 +97,9 @@ def test_three_clusters_and_two_loops_are_not_a_ring():
 def test_antipodal_symmetry_is_measured():
     rng = np.random.default_rng(0)
     centred, _ = ring(1200)
-    assert antipodal(centred, rng=rng) > 0.9 and decide(centred).flagged
+    assert antipodal(centred, rng=rng) > 0.9 and decide(centred).antipodal > 0.9
     moved, _ = ring(1200, centre=(1.2, 0, 0))
-    assert antipodal(moved, rng=rng) < 0.6 and not decide(moved).flagged
+    assert antipodal(moved, rng=rng) < 0.6 and decide(moved).antipodal < 0.9
     blob = np.array([2.0, 0, 0]) + 0.3 * rng.standard_normal((1200, 3))
     assert antipodal(blob, rng=rng) < 0.2
     assert antipodal(np.concatenate([blob, -blob]), rng=rng) > 0.9

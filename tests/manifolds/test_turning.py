@@ -23,8 +23,8 @@ def test_a_cone_over_a_ring_is_found_and_its_coordinate_is_the_angle():
     angle = 2 * torch.pi * torch.rand(N, generator=torch.Generator().manual_seed(1))
     code, fired = cone(angle)
     found = turn_of_block(code, fired, T, block=7)
-    assert found is not None and found.block == 7 and found.topology.kind == "ring"
-    assert found.topology.confidence > 0.9 and found.topology.coverage == 1.0
+    assert found is not None and found.block == 7 and found.evidence.kind == "ring of directions"
+    assert found.evidence.confidence > 0.9 and found.evidence.coverage == 1.0
     clean = torch.stack([angle.cos(), angle.sin(), torch.zeros(N)], 1)
     t = 2 * np.pi * found.coordinate(clean)
     best = max(abs(np.exp(1j * (t - s * angle.numpy())).mean()) for s in (1, -1))
@@ -37,7 +37,7 @@ def test_directions_that_tokens_do_not_share_and_short_arcs_are_no_ring():
     assert turn_of_block(code, fired, T, block=0) is None
     arc, fired = cone(torch.rand(N, generator=g))
     turned = turn_of_block(arc, fired, T, block=0)
-    assert turned is None or turned.topology.coverage < 1.0
+    assert turned is None or turned.evidence.coverage < 1.0
     assert turn_of_block(code, torch.zeros_like(fired), T, block=0) is None
 
 

@@ -5,29 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 
 from backend.featurizers import statistics
-from backend.featurizers.browse import BlockBrowser, Layout, list_featurizers
+from backend.featurizers.browse import BlockBrowser, Layout
 from backend.featurizers.featurizer import Featurizer
 from backend.featurizers.trainer import Training
-from backend.models.diffusion import ImageAdapter
-from backend.models.random_weights import tiny_sdxl
 from backend.recipes import tabletop_blocks as recipe
+from backend.server.disk_shelves import FeaturizerShelf
 from backend.worlds import tabletop
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    factors = tabletop.sample_factors(24, torch.Generator().manual_seed(0))
-    done = tabletop.render(factors, size=128)
-    return done.images.numpy(), {k: v.numpy() for k, v in done.factors.items()}
-
-
-@pytest.fixture(scope="module")
-def sdxl():
-    return ImageAdapter(tiny_sdxl(), name="tabletop-sdxl")
 
 
 def test_made_end_to_end(sdxl, pictures, home, tmp_path, monkeypatch):
@@ -45,8 +31,14 @@ def test_made_end_to_end(sdxl, pictures, home, tmp_path, monkeypatch):
     assert blocks.blocks and blocks.factors == [*tabletop.FACTORS, *tabletop.DERIVED]
     detail, body = BlockBrowser(out).detail(blocks.blocks[0].index)
     assert detail.examples and len(body) > 0
-    infos, skipped = list_featurizers()
+    infos, skipped = FeaturizerShelf().infos()
     assert [i.name for i in infos] == [plan.name] and infos[0].site == plan.site and not skipped
+    # The atlas alone, from what lies there, is the same.
+    atlas = (out / "browse.json").read_text()
+    (out / "browse.json").unlink()
+    recipe.remake_atlas(plan, sdxl, out=out, train=pictures, held=pictures,
+                        layout=Layout(n_pool=20, n_cloud=40, min_fired=20))  # fmt: skip
+    assert (out / "browse.json").read_text() == atlas
     # A second call finds the training done and gives the same featurizer.
     recipe.make(plan, sdxl, out=tmp_path / "again", manifolds=tmp_path / "manifolds", train=pictures, held=pictures,
                 layout=Layout(n_pool=20, n_cloud=40, min_fired=20), say=lambda text: None)  # fmt: skip

@@ -103,7 +103,7 @@ def write_featurizer(folder):
     patch = pytest.MonkeyPatch()
     patch.setattr(statistics, "block_map", lambda overlap, seed=0: np.zeros((len(overlap), 2)))
     build_browse(model, Data(x, images, {"hue": hue.numpy()}, cyclic=("hue",)), folder,
-                 shape_of=lambda code, rows: BlockShape("none", 0.4),
+                 shape_of=lambda block, code, rows: BlockShape("none", 0.4),
                  layout=Layout(n_bins=4, n_cloud=30, n_pool=50, thumbnail=16, min_fired=10))  # fmt: skip
     patch.undo()
 
