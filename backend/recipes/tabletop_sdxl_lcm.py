@@ -113,11 +113,18 @@ def train(out: Path, *, teacher: Path, seed: int = 0, steps: int = STEPS, device
         return {"loss": loss.detach(), "norm": norm}
 
     seconds = loop.run(NAME, steps, modules={"student": student, "target": target}, optimizer=optimizer, step=step)
-    target.to("cpu", torch.float16).save_pretrained(out, max_shard_size="14MB")
+    without_origin(target).to("cpu", torch.float16).save_pretrained(out, max_shard_size="14MB")
     (Path(out) / "training.json").write_text(
         json.dumps({"seconds": round(seconds, 1), "steps": steps, "seed": seed, "guidance": GUIDANCE})
     )
     return Path(out)
+
+
+def without_origin(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The same network; its configuration does not name the folder that it, or what it was copied from, came from."""
+    made = UNet2DConditionModel.from_config({k: v for k, v in unet.config.items() if k != "_name_or_path"})
+    made.load_state_dict(unet.state_dict())
+    return made
 
 
 def few_step(folder: Path, teacher: Path):
