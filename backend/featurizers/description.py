@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -155,6 +156,11 @@ class CodeMoments:
         """Share of blocks that fire on no row."""
         return float((self.count == 0).mean())
 
+    @cached_property
+    def residual_spectrum(self) -> np.ndarray:
+        """Eigenvalues ``(d,)`` of the residual's covariance."""
+        return np.linalg.eigvalsh(self.residual)
+
     def spectrum(self, space: Space = "code", *, centred: bool = True) -> np.ndarray:
         """Eigenvalues ``(G, b)``, largest first, of every block's code or contribution where it fires."""
         moment = self.second
@@ -174,7 +180,7 @@ class CodeMoments:
         delta = share * var_ref
         groups, width = self.mean.shape
         code = (self.count / self.n) @ rate_bits(self.spectrum(space, centred=centred), delta, rate)
-        residual = rate_bits(np.linalg.eigvalsh(self.residual), delta, rate)
+        residual = rate_bits(self.residual_spectrum, delta, rate)
         return Bits(
             selection=selection_bits(self.histogram, groups), code=float(code), residual=float(residual),
             dictionary=dictionary_bits(groups, width, len(self.residual), n_train), delta=delta, n_train=n_train,

@@ -45,8 +45,7 @@ def combine(first, last, code, weight, block, start, out):
     b, d = weight.shape[1], weight.shape[2]
     for n in range(first, last):
         o = out[n]
-        for i in range(d):
-            o[i] = 0
+        o[:] = 0
         for p in range(start[n], start[n + 1]):
             for j in range(b):
                 z, w = code[p, j], weight[block[p], j]
@@ -58,10 +57,7 @@ def combine(first, last, code, weight, block, start, out):
 def spread(first, last, code, x, row, order, start, out):
     b, d = out.shape[1], out.shape[2]
     for g in range(first, last):
-        for j in range(b):
-            o = out[g, j]
-            for i in range(d):
-                o[i] = 0
+        out[g] = 0
         for q in range(start[g], start[g + 1]):
             p = order[q]
             xn = x[row[p]]
@@ -75,10 +71,7 @@ def spread(first, last, code, x, row, order, start, out):
 def descend(first, last, code, weight, x, row, order, start, out_code, out):
     b, d = out.shape[1], out.shape[2]
     for g in range(first, last):
-        for j in range(b):
-            o = out[g, j]
-            for i in range(d):
-                o[i] = 0
+        out[g] = 0
         for q in range(start[g], start[g + 1]):
             p = order[q]
             xn = x[row[p]]

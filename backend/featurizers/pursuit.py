@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backend.core.errors import Invalid
-from backend.featurizers.featurizer import Aux, Found
+from backend.featurizers.featurizer import Aux, Found, next_blocks
 from backend.featurizers.grassmannian import Grassmannian
 from backend.featurizers.support import Support, fitted, sampled
 
@@ -127,14 +127,8 @@ class BlockPursuit(Grassmannian):
         parts = [pursue(part, frames, self.k, rounds=self.rounds or self.k, gram=gram, leftover=n_extra > 0)
                  for part in x.split(size)]  # fmt: skip
         self._fits = torch.cat([p.factor for p in parts])
-        extra = None
-        if n_extra:
-            left = torch.cat([p.left for p in parts])
-            left = left if among is None else left.index_select(1, among)
-            value, block = left.topk(min(n_extra, left.shape[1]), dim=1)
-            block = block if among is None else among[block]
-            extra = Support.fixed(block, self.n_blocks).keep((value >= 0).flatten())
         support = Support.fixed(torch.cat([p.block for p in parts]), self.n_blocks)
+        extra = next_blocks(torch.cat([p.left for p in parts]), support, n_extra, among) if n_extra else None
         return Found(support, torch.cat([p.code for p in parts]).view(-1, self.d_block), extra)
 
     def _codes(self, x: Tensor, support: Support, known: Tensor | None) -> Tensor:

@@ -75,9 +75,8 @@ def complete(
     mask[-1] = 1.0
     now = [replace(each, mask=mask) for each in row]
     for step in range(max_tokens):
-        with torch.no_grad():
-            hidden = steerer.forward([now], input_ids=fed, past_key_values=cache, use_cache=True)
-            logits = steerer.model.lm_head(hidden[0, -1]).float().cpu()
+        hidden = steerer.forward([now], input_ids=fed, past_key_values=cache, use_cache=True)
+        logits = steerer.model.lm_head(hidden[0, -1]).float().cpu()
         token = int(logits.argmax()) if temperature <= 0 else int(
             torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
         )  # fmt: skip

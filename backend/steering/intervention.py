@@ -245,6 +245,9 @@ def _edit_row(x: Tensor, row: Sequence[Intervention]) -> Tensor:
         if item.shift is not None:
             edited = edited + item.shift.to(x)
         share = item.gate * (1.0 if item.mask is None else item.mask.to(x)[:, None])
+        if item.where is not None:
+            own = x @ item.where.frame.to(x) - item.where.centre.to(x)
+            share = share * (own.norm(dim=-1, keepdim=True) >= item.where.floor)
         out = out + share * (rest + edited @ frame.T - x if item.out is None else (edited - z) @ item.out.to(x).T)
     return out
 

@@ -13,6 +13,7 @@ import time
 import torch
 
 from backend.manifolds.behaviour import Coherence, coherence
+from backend.manifolds.display import triples
 from backend.manifolds.manifold import mean_coordinate
 from backend.steering.arms import interventions_for, path_interventions
 from backend.steering.text import Row, TextSteerer
@@ -75,7 +76,7 @@ def frame(steerer: TextSteerer, request: TextCanvasRequest) -> TextFrame:
         ArmDistribution(
             arm=arm, classes=_floats(p[i, :-1]), other=float(p[i, -1]), top=steerer.top(logits[i]),
             landed=float(places[i]), energy=float(energy[i]), coherence=float(coherent.mean[i]),
-            activation_xyz=_triple(written(steerer, first, rows[i])), behaviour_xyz=_triple(xyz[i]),
+            activation_xyz=triples(written(steerer, first, rows[i])[None])[0], behaviour_xyz=triples(xyz[i : i + 1])[0],
         )
         for i, arm in enumerate(request.arms)
     ]  # fmt: skip
@@ -106,8 +107,8 @@ def path(steerer: TextSteerer, request: PathRequest) -> PathResponse:
         ArmPath(
             arm=arm, classes=[_floats(v) for v in p[i, :, :-1]], other=_floats(p[i, :, -1]),
             energy=_floats(energy[i]), coherence=_floats(coherent.mean[i]),
-            activation_xyz=[_triple(written(steerer, first, row)) for row in rows[i * n : (i + 1) * n]],
-            behaviour_xyz=[_triple(v) for v in xyz[i]],
+            activation_xyz=triples(torch.stack([written(steerer, first, row) for row in rows[i * n : (i + 1) * n]])),
+            behaviour_xyz=triples(xyz[i]),
         )
         for i, arm in enumerate(request.arms)
     ]  # fmt: skip
@@ -117,8 +118,3 @@ def path(steerer: TextSteerer, request: PathRequest) -> PathResponse:
 
 def _floats(values: torch.Tensor) -> list[float]:
     return [float(v) for v in values]
-
-
-def _triple(xyz: torch.Tensor) -> tuple[float, float, float]:
-    x, y, z = (round(float(v), 5) for v in xyz)
-    return x, y, z

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,8 @@ from backend.featurizers.featurizer import Featurizer
 from backend.featurizers.trainer import Training, fit
 from backend.models import registry
 from backend.models.adapter import Adapter
+from backend.studies.base import StudyContext
+from backend.wire.findings import Finding
 from backend.worlds import curves
 from backend.worlds.calendar import sample_story
 
@@ -171,19 +173,25 @@ def gaussian_like(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return mean + torch.randn(n, x.shape[1], generator=generator) @ root.T
 
 
+def trained(config: Config, train: Tensor, sweep: Sweep, seed: int) -> Featurizer:
+    """A featurizer of a configuration, trained on raw rows ``train`` (N, d) as long as ``sweep`` says."""
+    kind = Featurizer.of_variant(config.variant)
+    featurizer = kind(train.shape[1], config.n_blocks, d_block=config.d_block, k=config.k,
+                      aux="none" if config.variant == "group_lasso" else "dead",
+                      generator=torch.Generator().manual_seed(seed))  # fmt: skip
+    featurizer.fit_centring(train)
+    fit(featurizer, train, training=Training(steps=sweep.steps, batch=sweep.batch, lr=sweep.lr,
+                                             warmup=sweep.steps // 10, seed=seed))  # fmt: skip
+    return featurizer
+
+
 def moments(sweep: Sweep, model: str, config: Config, seed: int, *, rows: Callable[[], tuple[Tensor, Tensor]],
             control: str = "") -> CodeMoments:  # fmt: skip
     """Moments of the held-out codes of one configuration, trained where they are not kept yet."""
     path = home(sweep, model, seed) / f"{control or 'real'}-{config.name}.safetensors"
     if not path.exists():
         train, held = rows()
-        kind = Featurizer.of_variant(config.variant)
-        featurizer = kind(train.shape[1], config.n_blocks, d_block=config.d_block, k=config.k,
-                          aux="none" if config.variant == "group_lasso" else "dead",
-                          generator=torch.Generator().manual_seed(seed))  # fmt: skip
-        featurizer.fit_centring(train)
-        fit(featurizer, train, training=Training(steps=sweep.steps, batch=sweep.batch, lr=sweep.lr,
-                                                 warmup=sweep.steps // 10, seed=seed))  # fmt: skip
+        featurizer = trained(config, train, sweep, seed)
         with torch.no_grad():
             found = CodeMoments.of(featurizer, featurizer.normalise(held))
         _write({key: torch.as_tensor(value, dtype=torch.float64) for key, value in asdict(found).items()}, path)
@@ -235,6 +243,18 @@ def swept(sweep: Sweep, seeds: list[int], *, progress: Callable[[float, str], No
                     null[config] = moments(sweep, model, config, seed, rows=fake, control=GAUSSIAN)
             out.append(Swept(model, seed, real, null))
     return out
+
+
+def swept_findings(ctx: StudyContext, claims: Mapping[str, str],
+                   findings: Callable[[Sweep, list[Swept]], list[Finding]]) -> list[Finding]:  # fmt: skip
+    """What ``findings`` makes of a study's sweep; every claim as absent where no model is on disk."""
+    if not present():
+        reason = "neither calendar-llama nor curve-inception is on disk; train one of them first"
+        return [ctx.absent(measure, claim, reason) for measure, claim in claims.items()]
+    sweep = SWEEPS[ctx.scale]
+    seeds = [sweep.n_seeds * ctx.seed + i for i in range(sweep.n_seeds)]
+    runs = swept(sweep, seeds, progress=lambda share, what: ctx.progress(0.97 * share, what))
+    return [finding.model_copy(update={"seeds": seeds}) for finding in findings(sweep, runs)]
 
 
 def _gaussian(train: Tensor, sweep: Sweep, seed: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ the limit R → ∞ and repeats after 180 degrees.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
@@ -46,16 +47,10 @@ def _ink(distance: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
     return (width / 2 + 0.5 - distance).clamp(0, 1)
 
 
-def _prepare(orientation, radius, width, position) -> tuple[torch.Tensor, torch.Tensor]:
-    orientation = torch.as_tensor(orientation, dtype=torch.float32).reshape(-1)
-    if bool((torch.as_tensor(radius) <= 0).any()) or bool((torch.as_tensor(width) <= 0).any()):
-        raise Invalid(
-            f"A curve of radius {radius} and width {width} was asked for.",
-            "Both are lengths in pixels and must be positive.",
-            "Give a radius and a width above 0.",
-        )
-    position = torch.as_tensor(position, dtype=torch.float32).expand(len(orientation), 2)
-    return orientation, position
+def _drawn(ink: torch.Tensor, contrast: float | torch.Tensor, background: float | torch.Tensor) -> torch.Tensor:
+    """Pixels (N, 1, size, size) of ink or a pattern (N, size, size) on its background."""
+    n = len(ink)
+    return (_rows(background, n) + _rows(contrast, n) * ink).clamp(0, 1)[:, None]
 
 
 def render_curves(
@@ -72,39 +67,36 @@ def render_curves(
     """Arcs with outward normals at ``orientation`` (N,) radians, as (N, 1, size, size) in 0..1.
 
     Every other argument is a number or an (N,) tensor, lengths in pixels (``position`` (2,) or (N, 2), from the
-    canvas centre, y up). An arc is ``length`` long but never more than a half circle. Raises ``Invalid`` for a
+    canvas centre, y up). An arc is ``length`` long but never more than a half circle; with ``radius=math.inf`` it is
+    a straight stroke. Raises ``Invalid`` for a
     radius or width that is not positive. Equation in the module docstring.
     """
-    orientation, position = _prepare(orientation, radius, width, position)
+    orientation = torch.as_tensor(orientation, dtype=torch.float32).reshape(-1)
+    if bool((torch.as_tensor(radius) <= 0).any()) or bool((torch.as_tensor(width) <= 0).any()):
+        raise Invalid(
+            f"A curve of radius {radius} and width {width} was asked for.",
+            "Both are lengths in pixels and must be positive.",
+            "Give a radius and a width above 0.",
+        )
     n = len(orientation)
-    radius, width, length = _rows(radius, n), _rows(width, n), _rows(length, n)
-    half = (length / (2 * radius)).clamp(max=math.pi / 2)
+    position = torch.as_tensor(position, dtype=torch.float32).expand(n, 2)
     u, v = _local(orientation, position, size)
-    u = u + radius
-    inside = torch.atan2(v, u).abs() <= half
-    to_arc = (torch.hypot(u, v) - radius).abs()
-    to_end = torch.hypot(u - radius * half.cos(), v.abs() - radius * half.sin())
-    ink = _ink(torch.where(inside, to_arc, to_end), width)
-    return (_rows(background, n) + _rows(contrast, n) * ink).clamp(0, 1)[:, None]
+    length = _rows(length, n)
+    if isinstance(radius, float) and math.isinf(radius):
+        distance = torch.hypot(u, (v.abs() - length / 2).clamp(min=0))
+    else:
+        radius = _rows(radius, n)
+        half = (length / (2 * radius)).clamp(max=math.pi / 2)
+        u = u + radius
+        inside = torch.atan2(v, u).abs() <= half
+        to_arc = (torch.hypot(u, v) - radius).abs()
+        to_end = torch.hypot(u - radius * half.cos(), v.abs() - radius * half.sin())
+        distance = torch.where(inside, to_arc, to_end)
+    return _drawn(_ink(distance, _rows(width, n)), contrast, background)
 
 
-def render_lines(
-    orientation: torch.Tensor,
-    *,
-    width: float | torch.Tensor = 2.5,
-    contrast: float | torch.Tensor = 0.5,
-    position: tuple[float, float] | torch.Tensor = (0.0, 0.0),
-    size: int = SIZE,
-    length: float | torch.Tensor = LENGTH,
-    background: float | torch.Tensor = 0.5,
-) -> torch.Tensor:
-    """Straight strokes with normals at ``orientation`` (N,) radians, (N, 1, size, size): ``render_curves``, R → ∞."""
-    orientation, position = _prepare(orientation, 1.0, width, position)
-    n = len(orientation)
-    u, v = _local(orientation, position, size)
-    over = (v.abs() - _rows(length, n) / 2).clamp(min=0)
-    ink = _ink(torch.hypot(u, over), _rows(width, n))
-    return (_rows(background, n) + _rows(contrast, n) * ink).clamp(0, 1)[:, None]
+render_lines = partial(render_curves, radius=math.inf)
+"""Straight strokes with normals at ``orientation`` (N,) radians, (N, 1, size, size): ``render_curves``, R → ∞."""
 
 
 def render_textures(
@@ -137,7 +129,7 @@ def render_textures(
             2 * _ink(near, period / 2.5) - 1,
         ]
     )[texture, torch.arange(n)]
-    return (_rows(background, n) + _rows(contrast, n) * pattern).clamp(0, 1)[:, None]
+    return _drawn(pattern, contrast, background)
 
 
 def _to_lattice(x: torch.Tensor, period: torch.Tensor) -> torch.Tensor:
@@ -181,5 +173,4 @@ def render_shapes(
             arms,
         ]
     )[shape, torch.arange(n)]
-    ink = (0.5 - signed).clamp(0, 1)
-    return (_rows(background, n) + _rows(contrast, n) * ink).clamp(0, 1)[:, None]
+    return _drawn((0.5 - signed).clamp(0, 1), contrast, background)

@@ -6,7 +6,14 @@ import torch
 from backend.activations.point_set import install
 from backend.core.errors import Invalid, Refused
 from backend.models.adapter import Adapter
-from backend.steering.intervention import Intervention, Interventions, encode_edit_decode, exact_edit, orthonormal
+from backend.steering.intervention import (
+    Intervention,
+    Interventions,
+    Where,
+    encode_edit_decode,
+    exact_edit,
+    orthonormal,
+)
 
 SITE = "net/out#residual"
 
@@ -156,6 +163,7 @@ def test_fast_and_exact_agree_on_random_sums(net, seed):
             mask = torch.rand(9, generator=generator) if i else None
             items.append(Intervention(SITE, frame(8, k, seed * 100 + r * 10 + i), lo=lo, hi=lo + width.abs(),
                                       shift=shift, gate=gate, mask=mask,
+                                      where=Where(frame(8, k, 300 + i), torch.zeros(1, k), 1.0) if r % 3 else None,
                                       out=frame(8, k, 7000 + seed * 10 + i) if (r + seed) % 2 else None))  # fmt: skip
         rows.append(items)
     with points.apply(rows):

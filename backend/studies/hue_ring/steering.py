@@ -18,7 +18,7 @@ from backend.wire.findings import Finding
 NAME = "hue-ring"
 
 
-@study("hue-ring")
+@study(NAME)
 def run(ctx: StudyContext) -> list[Finding]:
     """Steer the unlabelled ring of hues where its block is active, and read back."""
     folder = assets_dir() / "manifolds" / NAME

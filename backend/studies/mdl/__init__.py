@@ -25,7 +25,7 @@ from backend.core.settings import atlas_home
 from backend.core.stats import mean_interval
 from backend.featurizers.description import SHARES, CodeMoments
 from backend.studies.base import StudyContext, study
-from backend.studies.block_sweep import SWEEPS, Config, Sweep, Swept, present, swept
+from backend.studies.block_sweep import Config, Sweep, Swept, swept_findings
 from backend.wire.findings import Finding
 
 NAME = "mdl"
@@ -92,20 +92,14 @@ def table(runs: Sequence[Swept], sweep: Sweep) -> list[dict]:
 @study(NAME)
 def run(ctx: StudyContext) -> list[Finding]:
     """Bits a token by block dimension, at the same (G, k) and at equal atoms and active scalars."""
-    sweep = SWEEPS[ctx.scale]
-    if not present():
-        reason = "neither calendar-llama nor curve-inception is on disk; train one of them first"
-        return [ctx.absent(measure, claim, reason) for measure, claim in CLAIMS.items()]
-    seeds = [sweep.n_seeds * ctx.seed + i for i in range(sweep.n_seeds)]
-    runs = swept(sweep, seeds, progress=lambda share, what: ctx.progress(0.97 * share, what))
+    return swept_findings(ctx, CLAIMS, lambda sweep, runs: findings(ctx, sweep, runs))
+
+
+def findings(ctx: StudyContext, sweep: Sweep, runs: Sequence[Swept]) -> list[Finding]:
+    """What was measured, as findings; the whole table is written beside the sweep."""
     path = atlas_home() / "studies" / NAME / f"table-{ctx.scale}-{ctx.seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(table(runs, sweep)))
-    return findings(ctx, sweep, runs, seeds)
-
-
-def findings(ctx: StudyContext, sweep: Sweep, runs: Sequence[Swept], seeds: list[int]) -> list[Finding]:
-    """What was measured, as findings."""
     models = list(dict.fromkeys(run.model for run in runs))
     references = {model: var_ref(runs, model) for model in models}
     told = {
@@ -156,4 +150,4 @@ def findings(ctx: StudyContext, sweep: Sweep, runs: Sequence[Swept], seeds: list
             controls={"Gaussian rows of the same covariance": float(null_saved.mean()),
                       **{name: float(v.mean()) for name, (_, v) in other.items()}}, **kwargs,
         ))  # fmt: skip
-    return [finding.model_copy(update={"seeds": seeds}) for finding in found]
+    return found

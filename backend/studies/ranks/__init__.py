@@ -21,7 +21,7 @@ import numpy as np
 from backend.core.stats import mean_interval
 from backend.featurizers.description import CodeMoments
 from backend.studies.base import StudyContext, study
-from backend.studies.block_sweep import SWEEPS, Config, Sweep, Swept, present, swept
+from backend.studies.block_sweep import Config, Sweep, Swept, swept_findings
 from backend.wire.findings import Finding
 
 NAME = "ranks"
@@ -47,13 +47,7 @@ def block_means(runs: Sequence[Swept], config: Config, measure: str, *, which: s
 @study(NAME)
 def run(ctx: StudyContext) -> list[Finding]:
     """Stable rank and utilisation of blocks by block dimension, both readings."""
-    sweep = SWEEPS[ctx.scale]
-    if not present():
-        reason = "neither calendar-llama nor curve-inception is on disk; train one of them first"
-        return [ctx.absent(measure, claim, reason) for measure, claim in CLAIMS.items()]
-    seeds = [sweep.n_seeds * ctx.seed + i for i in range(sweep.n_seeds)]
-    runs = swept(sweep, seeds, progress=lambda share, what: ctx.progress(0.97 * share, what))
-    return [f.model_copy(update={"seeds": seeds}) for f in findings(ctx, sweep, runs)]
+    return swept_findings(ctx, CLAIMS, lambda sweep, runs: findings(ctx, sweep, runs))
 
 
 def findings(ctx: StudyContext, sweep: Sweep, runs: Sequence[Swept]) -> list[Finding]:

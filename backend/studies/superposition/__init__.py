@@ -25,7 +25,7 @@ from backend.core.stats import Interval, mean_interval
 from backend.studies.base import StudyContext, study
 from backend.studies.superposition.arms import ARMS, NAME, PLANS, Plan, trained
 from backend.studies.superposition.matching import Bench, Matched
-from backend.studies.superposition.shapes import CLOUDS, Shapes, shapes_of
+from backend.studies.superposition.shapes import CLOUDS, RIGHT, Shapes, shapes_of
 from backend.wire.findings import Finding
 
 R2 = {
@@ -154,8 +154,6 @@ def findings(
 
 
 def _chance(kinds: list[tuple[str, ...]]) -> float:
-    from backend.studies.superposition.shapes import RIGHT
-
     every = [kind for own in kinds for kind in own]
     answers = {answer for kind in every for answer in RIGHT[kind]}
     return max(float(np.mean([answer in RIGHT[kind] for kind in every])) for answer in answers)
