@@ -17,6 +17,7 @@ from app.pages.address import bind
 from app.pages.image_request import EXAMPLES, STOPS, ImageRequests, State
 from app.pages.layout import NONE, column, heading, quiet, row, stage
 from app.pages.shell import Shell
+from app.pages.steering import SteeringPage
 from app.views import export, places
 from app.views.theme import ARMS, palette
 from backend.wire.canvas import CanvasRequest, ReadBack
@@ -25,12 +26,13 @@ from backend.wire.capabilities import Capabilities, ManifoldInfo
 RESTS = '<div class="atlas-quiet">Nothing is steered. Drag the point, or move it with the arrow keys.</div>'
 
 
-class SteerImage:
+class SteerImage(SteeringPage):
     """The page. ``view()`` is what is served."""
 
     def __init__(self) -> None:
-        self.state = s = State()
+        s = State()
         bind(s)
+        super().__init__(s, tuple(ARMS))
         self.shell = Shell("steer-image", title="Steer image", on_ready=self._ready)
         self.name = f"image-{uuid.uuid4().hex[:12]}"
         self.requests = ImageRequests(s)
@@ -41,7 +43,6 @@ class SteerImage:
         self._server: dict[str, float] = {}
         self._notes: dict[str, str] = {}
         self._strip_of: tuple | None = None
-        self._history: list[tuple[float | None, float | None]] = []
         # Nobody has said where to go: after the first picture the page moves once, so that it shows what it does.
         self._first = s.t is None
         self._loading = True
@@ -66,10 +67,6 @@ class SteerImage:
         self.also = pmui.Select(label="Together with", options={"nothing else": ""}, size="small", **wide)
         self.also_t = SteerSlider(label="Place on it", value=s.also_t, start=0.0, end=1.0, step=0.01, visible=False,
                                   on_slide=self._beside, **wide)  # fmt: skip
-        self.arms = pmui.CheckBoxGroup(
-            inline=True, value=[a for a in s.arms.split(",") if a in ARMS],
-            options={f"{i} {ARMS[a][0]}": a for i, a in enumerate(ARMS, 1)}, **small,
-        )  # fmt: skip
         self.note, self.safe, self.read = quiet(), quiet(), quiet()
         self.pad = ManifoldPad(on_move=self._move, on_home=self._home, on_arm=self._flip, **wide)
         self.canvas = FrameCanvas(on_painted=self._painted, waiting="Waiting for the backend …", **wide)
@@ -81,8 +78,6 @@ class SteerImage:
         for save in self.saves:
             # Set afterwards: given at once it is normalised twice, which warns.
             save.param.update(variant="outlined", disabled=True)
-        self.unsteer = pmui.Button(label="Unsteered (Home)", variant="text", on_click=lambda _e: self._home(), **small)
-        self.undo = pmui.Button(label="Undo", variant="text", disabled=True, on_click=lambda _e: self._undo(), **small)
         self._panes()
 
         self.prompt.param.watch(lambda e: self._fresh(prompt=e.new or ""), "value")
@@ -145,16 +140,6 @@ class SteerImage:
         self._first = False
         self._go(t)
 
-    def _remember(self) -> None:
-        """Before a change of place or strength: what ``Undo`` goes back to."""
-        self._history.append((self.state.t, self.state.strength))
-        self.undo.disabled = False
-
-    def _home(self) -> None:
-        if self.state.t is not None:
-            self._remember()
-        self._rest()
-
     def _rest(self) -> None:
         self._first = False
         self.state.t = None
@@ -173,17 +158,9 @@ class SteerImage:
         self.strip.t = t
         self._ask(t, preview=False)
 
-    def _undo(self) -> None:
-        if not self._history:
-            return
-        t, self.state.strength = self._history.pop()
-        self.undo.disabled = not self._history
+    def _restrengthened(self) -> None:
         self.strength.value = self.requests.strength
         self._warn()
-        if t is None:
-            self._rest()
-        else:
-            self._go(t)
 
     def _fresh(self, **changes) -> None:
         """Another prompt, seed or step count: everything on the page belongs to the old one."""
@@ -240,13 +217,6 @@ class SteerImage:
         if self.state.t is not None:
             self._ask(self.state.t, preview=not final)
 
-    def _flip(self, number: int) -> None:
-        """Keys 1 to 5 show and hide an arm."""
-        arms = list(self.arms.options.values())
-        if number <= len(arms):
-            arm, shown = arms[number - 1], list(self.arms.value)
-            self.arms.value = [a for a in shown if a != arm] if arm in shown else [*shown, arm]
-
     def _toggle(self, arms: list[str]) -> None:
         self.state.arms = ",".join(a for a in ARMS if a in arms)
         self._panes()
@@ -262,9 +232,7 @@ class SteerImage:
             s.param.update(t=None, strength=info.strength_default)
             self.strength.value = info.strength_default
             self._first = True
-            # What was done on another manifold cannot be undone on this one.
-            self._history.clear()
-            self.undo.disabled = True
+            self._forget_way()
         s.manifold = info.name
         self._forget()
         found = "Found without labels, by a featurizer." if info.origin == "blocks" else ""

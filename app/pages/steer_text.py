@@ -18,9 +18,10 @@ from app.components import DistributionBars, ManifoldPad, SpaceView, SteerSlider
 from app.pages.address import bind
 from app.pages.layout import NONE, column, columns, heading, markup, quiet, row, stage
 from app.pages.shell import Shell
+from app.pages.steering import SteeringPage
 from app.views import answers, export, places
 from app.views.paths import path_panels
-from app.views.theme import ARMS, arm_name, colour_at, palette
+from app.views.theme import arm_name, colour_at, palette
 from backend.wire.capabilities import Capabilities, ManifoldInfo
 from backend.wire.text import CompletionRequest, PathRequest, TextCanvasRequest, TextFrame, TextSteer
 
@@ -38,12 +39,13 @@ class State(param.Parameterized):
     arms = param.String(default="off,manifold,chord", doc="Those that are shown; all are computed.")
 
 
-class SteerText:
+class SteerText(SteeringPage):
     """The page. ``view()`` is what is served."""
 
     def __init__(self) -> None:
-        self.state = s = State()
+        s = State()
         bind(s)
+        super().__init__(s, STEERED)
         self.shell = Shell("steer-text", title="Steer text", on_ready=self._ready)
         self.name = f"text-{uuid.uuid4().hex[:12]}"
         self.manifolds: dict[str, ManifoldInfo] = {}
@@ -52,7 +54,6 @@ class SteerText:
         self._sent: dict[int, tuple[float, TextCanvasRequest]] = {}
         self.request: TextCanvasRequest | None = None
         self._sliding: float | None = None
-        self._history: list[tuple[float | None, float]] = []
         # Nobody has said where to go: the page shows what it does by moving once.
         self._first = s.t is None
         self.latest: LatestWins[TextCanvasRequest, TextFrame] = LatestWins(
@@ -66,17 +67,11 @@ class SteerText:
         self.strength = SteerSlider(label="Strength", value=s.strength, on_slide=self._stronger, **wide)
         self.note, self.read, self.timing, self.path = quiet(), quiet(), quiet(), markup()
         self.pad = ManifoldPad(on_move=self._move, on_home=self._home, on_arm=self._flip, **wide)
-        self.arms = pmui.CheckBoxGroup(
-            inline=True, value=[a for a in s.arms.split(",") if a in STEERED],
-            options={f"{i} {ARMS[a][0]}": a for i, a in enumerate(STEERED, 1)}, **small,
-        )  # fmt: skip
         self.save_json = pmui.FileDownload(label="Record", filename="atlas-record.json", callback=self._json, **small)
         self.save_code = pmui.FileDownload(label="Snippet", filename="atlas.py", callback=self._code, **small)
         self.saves = (self.save_json, self.save_code)
         for save in self.saves:
             save.param.update(variant="outlined", disabled=True)
-        self.unsteer = pmui.Button(label="Unsteered (Home)", variant="text", on_click=lambda _e: self._home(), **small)
-        self.undo = pmui.Button(label="Undo", variant="text", disabled=True, on_click=lambda _e: self._undo(), **small)
         self.bars = DistributionBars(waiting="Waiting for the backend …", **wide)
         self.inside = SpaceView(caption="Activation space with the activation manifold", height_px=280, **wide)
         self.outside = SpaceView(caption="Behaviour space with the behaviour manifold", height_px=280, **wide)
@@ -124,21 +119,8 @@ class SteerText:
             self.state.t = round(t, 4)
         self._ask(t, final=final)
 
-    def _remember(self) -> None:
-        """Before a change of place or strength: what ``Undo`` goes back to."""
-        self._history.append((self.state.t, self.state.strength))
-        self.undo.disabled = False
-
-    def _undo(self) -> None:
-        if not self._history:
-            return
-        t, self.state.strength = self._history.pop()
-        self.undo.disabled = not self._history
+    def _restrengthened(self) -> None:
         self.strength.value = self.state.strength
-        if t is None:
-            self._rest()
-        else:
-            self._go(t)
 
     def _go(self, t: float) -> None:
         """Put the point somewhere without a pointer."""
@@ -146,12 +128,6 @@ class SteerText:
         self.pad.steered = True
         self.pad.go(t)
         self._ask(t, final=True)
-
-    def _flip(self, number: int) -> None:
-        """Keys 1 to 4 show and hide an arm."""
-        if number <= len(STEERED):
-            arm, shown = STEERED[number - 1], list(self.arms.value)
-            self.arms.value = [a for a in shown if a != arm] if arm in shown else [*shown, arm]
 
     def _toggle(self, arms: list[str]) -> None:
         self.state.arms = ",".join(a for a in STEERED if a in arms)
@@ -167,11 +143,6 @@ class SteerText:
             self.bars.param.update(arms=answers.bars(frame), waiting="No arm is shown. Press 1 to 4.")
             self.inside.cursors = answers.cursors(frame, "activation")
             self.outside.cursors = answers.cursors(frame, "behaviour")
-
-    def _home(self) -> None:
-        if self.state.t is not None:
-            self._remember()
-        self._rest()
 
     def _rest(self) -> None:
         self._first = False
@@ -206,9 +177,7 @@ class SteerText:
         s.manifold = info.name
         if by_hand:
             s.t, self._first = None, True
-            # What was done on another manifold cannot be undone on this one.
-            self._history.clear()
-            self.undo.disabled = True
+            self._forget_way()
         self.frame = None
         self.note.object = f'<div class="atlas-quiet">{html.escape(info.description)}</div>'
         before, self._loading = self._loading, True
