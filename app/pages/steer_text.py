@@ -304,6 +304,7 @@ class SteerText(SteeringPage):
         if t is not None:
             steer = TextSteer(manifold=info.name, t=t, t_from=start, strength=self._strength)
             told += [self._story(a, steer.model_copy(update={"arm": a}), turn) for a in ("manifold", "chord")]
+            self.shell.show(self._await_path)
         else:
             self.shell.show(self._clear_story)
         await asyncio.gather(*told)
@@ -315,6 +316,11 @@ class SteerText(SteeringPage):
         if turn == self._writing:
             colours = [colour_at(k.t, info.kind) for k in info.ticks]
             self.shell.show(lambda: setattr(self.path, "object", path_panels(found, colours)))
+
+    def _await_path(self) -> None:
+        # A way that is drawn already stays until the new one is there; before the first, say what is going on.
+        if "atlas-panels" not in (self.path.object or ""):
+            self.path.object = '<div class="atlas-quiet">Walking from the prompt\'s own answer to the point …</div>'
 
     def _clear_story(self) -> None:
         for arm in ("manifold", "chord"):

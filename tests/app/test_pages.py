@@ -257,6 +257,20 @@ async def test_text_goes_home_and_back(open_page):
     assert page.undo.disabled and [a["arm"] for a in page.bars.arms][1] == "manifold"
 
 
+async def test_the_way_says_that_it_is_being_walked(open_page):
+    page = await open_page(SteerText, t=2 / 7)
+    page._clear_story()
+    assert "no way yet" in page.path.object
+    page._await_path()
+    assert "Walking" in page.path.object
+    page._move(5 / 7, True)
+    await settle(page)
+    drawn = page.path.object
+    assert "atlas-panels" in drawn
+    page._await_path()
+    assert page.path.object == drawn, "a way that is drawn stays until the next one is there"
+
+
 async def test_text_says_what_is_missing_and_what_does_not_fit(open_page):
     page = await open_page(SteerText, t=2 / 7)
     page.prompt.value = " "
