@@ -40,7 +40,9 @@ from backend.recipes.muon import Muon
 from backend.worlds import tabletop
 
 NAME = "tabletop-dino"
-STEPS, BATCH, N_VIEW = 1000, 48, 16
+STEPS, BATCH, N_VIEW = 4000, 48, 16
+RESTART = 1000
+"""Step of the warm restart (SGDR, Loshchilov and Hutter 2017): a short cosine first, a long one after it."""
 D_DECODER, D_PROJECTION = 128, 128
 PEAK, AGREEMENT, SIGREG = 2e-3, 0.2, 0.05
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -204,6 +206,13 @@ def scenes(split: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return tabletop.load_rendered(folder)
 
 
+def rate(step: int, steps: int) -> float:
+    """Learning rate: one cosine to step ``RESTART``, a second one to the end; a single one where there is no second."""
+    if step < RESTART or steps <= RESTART:
+        return loop.cosine(step, min(steps, RESTART), peak=PEAK)
+    return loop.cosine(step - RESTART, steps - RESTART, peak=PEAK)
+
+
 def train(
     out: Path | None = None,
     *,
@@ -234,7 +243,7 @@ def train(
     def step(i: int) -> dict[str, float]:
         model.train()
         for group in optimizer.param_groups:
-            group["lr"] = loop.cosine(i, steps, peak=PEAK)
+            group["lr"] = rate(i, steps)
         generator = loop.rng(seed, i)
         rows = torch.randint(len(images), (batch,), generator=generator).sort().values.numpy()
         pixels = to_pixels(images[rows]).to(device)

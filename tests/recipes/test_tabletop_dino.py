@@ -169,3 +169,10 @@ def test_shipped_weights_load_and_beat_their_controls():
     for control in card["controls"].values():
         for key in ("light_azimuth_r2", "shape_accuracy"):
             assert card["quality"][key] > control[key] + 0.05
+
+
+def test_the_rate_restarts_once_and_ends_low():
+    assert recipe.rate(recipe.RESTART - 1, 4000) < 0.05 * recipe.PEAK
+    assert recipe.rate(recipe.RESTART + 100, 4000) == pytest.approx(recipe.PEAK, rel=1e-3)
+    assert recipe.rate(3999, 4000) < 0.05 * recipe.PEAK
+    assert recipe.rate(49, 50) == pytest.approx(0.5 * recipe.PEAK), "a short run only warms up"
