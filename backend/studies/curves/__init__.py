@@ -118,13 +118,9 @@ def _coverage(add: Callable[..., Finding], plan: Plan, measured: Measured) -> li
     }  # fmt: skip
     if measured.untrained:
         controls["untrained copy"] = float(measured.untrained.coverage.mean())
-    reached = by_seed.value >= EVERYWHERE
-    tried = "Numbers of blocks were chosen among seven settings by the unlabelled share on curve-inception, seed 0."
-    caveat = (
-        tried
-        if reached
-        else f"{tried} " + "No single block is active at all orientations; the union is reported beside it."
-    )
+    caveat = "The number of blocks was chosen among seven settings by the unlabelled share on curve-inception, seed 0."
+    if by_seed.value < EVERYWHERE:
+        caveat += " No single block is active at all orientations; the union is reported beside it."
     return [
         add("block-coverage", CLAIMS["block-coverage"], by_seed, aim=f">= {EVERYWHERE}", controls=controls,
             published="1.0 (InceptionV1, b = 16)", caveat=caveat, question="Is one block active at all orientations?"),
