@@ -12,7 +12,8 @@ from backend.studies.base import StudyContext
 from backend.studies.lighting import findings
 from backend.studies.lighting.reading import Plan, featurizer_of, read_light, unseen_shapes
 
-PLAN = Plan(n_blocks=8, d_block=3, k=3, training=Training(steps=20, batch=256, lr=1e-2), n_seeds=1, n_random=16)
+PLAN = Plan(n_blocks=8, d_block=3, k=3, many=(12, 2, 4), n_seeds=1,
+            training=Training(steps=20, batch=256, lr=1e-2))  # fmt: skip
 N, N_CHOSEN, POSITIONS = 1100, 700, 9
 FRAMES = torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(0))).Q.view(8, 3, 24)
 """Block 0 holds luminance, 1 the cosine of the azimuth, 2 its sine, 3 to 7 hold noise."""
@@ -40,13 +41,15 @@ def with_frames(frames: torch.Tensor, k: int) -> Grassmannian:
 @pytest.fixture(scope="module")
 def measured():
     x, known = planted()
-    blocks, atoms = with_frames(FRAMES, 3), with_frames(FRAMES.reshape(24, 1, 24), 9)
-    return read_light(blocks, atoms, x, known, N_CHOSEN, PLAN, seed=0, unseen=(0, 1), tell=lambda share, what: None)
+    made = {"blocks": with_frames(FRAMES, 3), "atoms": with_frames(FRAMES.reshape(24, 1, 24), 9),
+            "many": with_frames(FRAMES.reshape(12, 2, 24), 5)}  # fmt: skip
+    return read_light(made, x, known, N_CHOSEN, PLAN, seed=0, unseen=(0, 1), tell=lambda share, what: None)
 
 
 def test_atoms_have_the_blocks_budget():
+    assert PLAN.sizes["atoms"] == (24, 1, 9)
     x, _ = planted()
-    atoms = featurizer_of(x[:50], PLAN, seed=0, atoms=True)
+    atoms = featurizer_of(x[:50], PLAN.sizes["atoms"], PLAN.training, seed=0)
     assert (atoms.n_blocks, atoms.d_block, atoms.k) == (24, 1, 9)
 
 

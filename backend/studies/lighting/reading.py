@@ -12,7 +12,7 @@ the frame's own coordinates are longest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,10 +33,12 @@ AZIMUTH = "light_azimuth"
 class Plan:
     """Sizes of the study."""
 
-    n_blocks: int = 192
-    d_block: int = 3
-    k: int = 6
-    training: Training = Training(steps=1500, batch=2048, lr=2e-3)
+    n_blocks: int = 16
+    d_block: int = 8
+    k: int = 4
+    many: tuple[int, int, int] = (192, 3, 6)
+    """(G, b, k) of a dictionary of many narrow blocks, for comparison."""
+    training: Training = Training(steps=1000, batch=2048, lr=2e-3)
     n_scenes: int = 6000
     """Scenes of the train split, of all shapes; two thirds are of the shapes that a seed's featurizer sees."""
     n_test: int = 2000
@@ -44,9 +46,16 @@ class Plan:
     """Of the scenes of seen shapes, those that train the featurizer; the rest fit and choose the reading."""
     n_unseen: int = 2
     n_seeds: int = 3
-    n_random: int = 192
+    n_random: int = 16
+    """Random frames that the best is chosen of; as many as blocks."""
     n_most: int = 4
     """Blocks of a union."""
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int, int]]:
+        """(G, b, k) of the featurizers: ``blocks``, ``atoms`` of equal budget, and ``many`` narrow blocks."""
+        b = self.d_block
+        return {"blocks": (self.n_blocks, b, self.k), "atoms": (self.n_blocks * b, 1, self.k * b), "many": self.many}
 
 
 @dataclass(frozen=True)
@@ -80,8 +89,8 @@ class Seed:
     """Chosen blocks: ``factor`` the best block, ``union``, ``neighbourhood`` and ``community`` of the azimuth."""
     spread: dict[str, float]
     """Mean over random frames or over all blocks of the correlation with a scalar factor, ``"random luminance"`` ..."""
-    r2: float
-    r2_atoms: float
+    r2: dict[str, float]
+    """R² of the featurizers themselves on unseen shapes."""
     unseen: tuple[int, ...]
 
 
@@ -111,14 +120,13 @@ def pooled_rows(x: Tensor) -> Tensor:
     return torch.einsum("ntd,tp->npd", x, weight).flatten(1)
 
 
-def featurizer_of(x: Tensor, plan: Plan, *, seed: int, atoms: bool = False) -> Featurizer:
-    """A Grassmannian featurizer of activations ``x`` (n, T, d); ``atoms``: single directions, equal budget."""
-    split = plan.d_block if atoms else 1
-    featurizer = Grassmannian(x.shape[-1], plan.n_blocks * split, d_block=plan.d_block // split, k=plan.k * split,
-                              aux="dead", generator=torch.Generator().manual_seed(seed))  # fmt: skip
+def featurizer_of(x: Tensor, size: tuple[int, int, int], training: Training, *, seed: int) -> Featurizer:
+    """A Grassmannian featurizer of size (G, b, k) of activations ``x`` (n, T, d)."""
+    n_blocks, d_block, k = size
+    featurizer = Grassmannian(x.shape[-1], n_blocks, d_block=d_block, k=k, aux="dead",
+                              generator=torch.Generator().manual_seed(seed))  # fmt: skip
     featurizer.fit_centring(iter(x.split(256)))
-    training = Training(steps=plan.training.steps, batch=plan.training.batch, lr=plan.training.lr, seed=seed)
-    fit(featurizer, x, training=training)
+    fit(featurizer, x, training=replace(training, seed=seed))
     return featurizer
 
 
@@ -139,26 +147,27 @@ def measure_seed(x: Tensor, factors: dict[str, np.ndarray], x_test: Tensor, fact
     new = np.flatnonzero(np.isin(factors_test["shape"], out))
     cut = int(plan.share_trained * len(seen))
     trained, chosen = seen[:cut], seen[cut:]
-    tell(0.0, f"blocks, seed {seed}")
-    featurizer = featurizer_of(x[trained], plan, seed=seed)
-    tell(0.3, f"atoms, seed {seed}")
-    atoms = featurizer_of(x[trained], plan, seed=seed, atoms=True)
+    featurizers = {}
+    for i, (label, size) in enumerate(plan.sizes.items()):
+        tell(0.25 * i, f"{label}, seed {seed}")
+        featurizers[label] = featurizer_of(x[trained], size, plan.training, seed=seed)
     rows = torch.cat([x[chosen], x_test[new]])
     known = {k: np.concatenate([factors[k][chosen], factors_test[k][new]]) for k in (*SCALARS, AZIMUTH)}
-    return read_light(featurizer, atoms, rows, known, len(chosen), plan, seed=seed, unseen=out,
-                      tell=lambda share, what: tell(0.7 + 0.3 * share, what))  # fmt: skip
+    return read_light(featurizers, rows, known, len(chosen), plan, seed=seed, unseen=out,
+                      tell=lambda share, what: tell(0.75 + 0.25 * share, what))  # fmt: skip
 
 
-def read_light(featurizer: Featurizer, atoms: Featurizer, rows: Tensor, known: dict[str, np.ndarray], n_chosen: int,
+def read_light(featurizers: dict[str, Featurizer], rows: Tensor, known: dict[str, np.ndarray], n_chosen: int,
                plan: Plan, *, seed: int, unseen: tuple[int, ...],
                tell: Callable[[float, str], None]) -> Seed:  # fmt: skip
     """Every arm's reading of every factor: chosen and fitted on the first ``n_chosen`` scenes, reported on the rest."""
+    featurizer = featurizers["blocks"]
     n_check = n_chosen // 4
     halves = Halves(inner=torch.arange(n_chosen - n_check), check=torch.arange(n_chosen - n_check, n_chosen),
                     test=torch.arange(n_chosen, len(rows)))  # fmt: skip
     table = statistics.read_codes(featurizer, rows)
     features = statistics.pooled(table)
-    ones = statistics.pooled(statistics.read_codes(atoms, rows))
+    ones, narrow = (statistics.pooled(statistics.read_codes(featurizers[label], rows)) for label in ("atoms", "many"))
     chance = random_features(featurizer.normalise(rows), plan, seed=seed)
     whole = pooled_rows(rows)
     # Choosing among co-activations may not look at the unseen shapes either.
@@ -184,6 +193,7 @@ def read_light(featurizer: Featurizer, atoms: Featurizer, rows: Tensor, known: d
         read[name] = {
             "block": guessed(features[best]),
             "atoms": guessed(_joined(ones, few.blocks)),
+            "of many": guessed(narrow[_best(narrow, y, halves)]),
             "best of random frames": guessed(chance[_best(chance, y, halves)]),
             "all": guessed(whole),
             "all blocks": guessed(features.transpose(0, 1).flatten(1)),
@@ -192,11 +202,13 @@ def read_light(featurizer: Featurizer, atoms: Featurizer, rows: Tensor, known: d
         if name == AZIMUTH:
             union = greedy_union(features, y, halves, overlap=overlap, n_most=plan.n_most, gain=0.0)
             many = greedy_union(ones, y, halves, n_most=plan.n_most * plan.d_block, gain=0.0)
+            thin = greedy_union(narrow, y, halves, n_most=plan.n_most, gain=0.0)
             near = _best_set(features, neighbourhoods(overlap, n=plan.n_most), y, halves)
             group = _best_set(features, communities(overlap, seed=seed), y, halves)
             picked |= {"union": union.blocks, "neighbourhood": near, "community": group}
             read[name] |= {
                 "union": guessed(_joined(features, union.blocks)),
+                "union of many": guessed(_joined(narrow, thin.blocks)),
                 "atoms of a union": guessed(_joined(ones, many.blocks)),
                 "neighbourhood": guessed(_joined(features, near)),
                 "community": guessed(_joined(features, group)),
@@ -205,10 +217,11 @@ def read_light(featurizer: Featurizer, atoms: Featurizer, rows: Tensor, known: d
             }  # fmt: skip
         else:
             read[name]["norm alone"] = guessed(strength[_best(strength, y, halves)])
-            for label, each in (("random", chance[:24]), ("any block", features[:24])):
+            for label, each in (("random", chance), ("any block", features)):
                 mean[f"{label} {name}"] = float(np.mean([abs(guessed(one).correlation) for one in each]))
-    tested = [measure(one, one.normalise(rows[n_chosen:]).flatten(0, 1)).r2 for one in (featurizer, atoms)]
-    return Seed(read, picked, mean, *tested, unseen)
+    tested = {label: measure(one, one.normalise(rows[n_chosen:]).flatten(0, 1)).r2
+              for label, one in featurizers.items()}  # fmt: skip
+    return Seed(read, picked, mean, tested, unseen)
 
 
 def _best_set(features: Tensor, sets: list[list[int]], y: Tensor, halves: Halves) -> list[int]:
