@@ -22,6 +22,7 @@ RECIPES: dict[str, str] = {
     "tabletop-manifolds": "rings inside the picture model: light and hue",
     "calendar-manifolds": "rings and lines inside calendar-llama",
     "tabletop-blocks": "block featurizer of the picture model",
+    "featurizer": "a featurizer of your own: any model, site and data",
 }
 """What can be trained, in an order in which each finds what it needs."""
 
@@ -47,6 +48,8 @@ def train(
     Example: `manifold-atlas train calendar-llama`
 
     Example: `manifold-atlas train curve-inception --steps 200 --out scratch/curves`
+
+    Example: `manifold-atlas train featurizer --model calendar-llama --site "calendar-llama/3#resid_post"`
     """
     if name is None:
         console = Console()

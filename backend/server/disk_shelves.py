@@ -38,11 +38,15 @@ class _DiskShelf:
             self._listed = (now, self._list())
         return self._listed[1]
 
+    def look_again(self) -> None:
+        """Something new lies on disk: look at the next question."""
+        self._listed = (-1e9, {})
+
     def get(self, name: str) -> Any:
         """One entry; raises ``NotFound`` with the names there are, or ``Corrupt``."""
         folders = self.folders()
         if name not in folders:
-            self._listed = (-1e9, {})
+            self.look_again()
             folders = self.folders()
         if name not in folders:
             what = type(self).__name__.removesuffix("Shelf").lower()

@@ -22,7 +22,8 @@ router = APIRouter(tags=["jobs"])
 MISSING = {404: {"model": ErrorBody}}
 
 
-def _info(state: JobState) -> JobInfo:
+def job_info(state: JobState) -> JobInfo:
+    """A job as the wire says it."""
     return JobInfo(
         id=state.id, kind=state.kind, name=state.name, state=state.state, progress=state.progress,
         message=state.message, seconds=round(state.seconds, 3),
@@ -44,25 +45,26 @@ def study_command(name: str, scale: str, seed: int) -> list[str]:
 @router.post("/v1/jobs", responses={404: {"model": ErrorBody}, 409: {"model": ErrorBody}})
 def post_job(body: JobRequest, atlas: Atlas) -> JobInfo:
     """Start a study as a job. It runs in a process of its own, so drags go on beside it."""
-    return _info(atlas.jobs.start(body.kind, body.name, study_command(body.name, body.scale, body.seed)))
+    return job_info(atlas.jobs.start(body.kind, body.name, study_command(body.name, body.scale, body.seed)))
 
 
 @router.get("/v1/jobs")
 def get_jobs(atlas: Atlas) -> list[JobInfo]:
     """Every job that is remembered, the newest first."""
-    return [_info(state) for state in atlas.jobs.all()]
+    return [job_info(state) for state in atlas.jobs.all()]
 
 
 @router.get("/v1/jobs/{job}", responses=MISSING)
 def get_job(job: str, atlas: Atlas) -> JobInfo:
     """One job as it is now."""
-    return _info(atlas.jobs.get(job))
+    return job_info(atlas.jobs.get(job))
 
 
 @router.delete("/v1/jobs/{job}", responses=MISSING)
 def delete_job(job: str, atlas: Atlas) -> JobInfo:
     """Cancel a job; one that has ended stays as it is."""
-    return _info(atlas.jobs.cancel(job))
+    atlas.trainings.cancel(atlas.jobs.get(job))
+    return job_info(atlas.jobs.cancel(job))
 
 
 @router.get("/v1/jobs/{job}/events", responses=MISSING, response_class=StreamingResponse)
@@ -86,7 +88,7 @@ async def get_events(
                 news.clear()
                 for number, state in atlas.jobs.events(job, after=seen):
                     seen = number
-                    yield event(line(JobEvent(id=number, job=_info(state))), number=number, name="job")
+                    yield event(line(JobEvent(id=number, job=job_info(state))), number=number, name="job")
                 if atlas.jobs.get(job).state in ENDED and not atlas.jobs.events(job, after=seen):
                     return
                 if not await heartbeat(news):

@@ -24,6 +24,7 @@ from backend.engine.scheduler import Scheduler
 from backend.engine.work import Priority, Work, call
 from backend.server.disk_shelves import FeaturizerShelf, ManifoldShelf
 from backend.server.model_shelf import ModelShelf
+from backend.server.trainings import Trainings
 from backend.wire.canvas import FilmstripRequest, ImageRequest
 from backend.wire.capabilities import ModelInfo
 
@@ -83,6 +84,7 @@ class AtlasState:
         self.cache = ByteCache(int(os.environ.get("ATLAS_CACHE_MB", CACHE_MB)) * 2**20)
         self.models = ModelShelf(load=load, available=available, ready=self._prepare)
         self.manifolds, self.featurizers = ManifoldShelf(), FeaturizerShelf()
+        self.trainings = Trainings(self.jobs, self.scheduler, finished=lambda name: self.featurizers.look_again())
         self.began = time.monotonic()
         self.device = ""
         self._reader, self._warm = reader, warm
@@ -91,13 +93,15 @@ class AtlasState:
         self._lock = threading.Lock()
 
     def start(self) -> AtlasState:
-        """Start the device thread and begin to load models."""
+        """Start the device thread, begin to load models, go on with trainings that a stop cut short."""
         self.scheduler.start()
         self.models.start()
+        self.trainings.resume()
         return self
 
     def close(self) -> None:
         """End jobs, drop what waits, stop the device thread."""
+        self.trainings.close()
         self.jobs.close()
         self.scheduler.close()
         self.models.close()
