@@ -19,12 +19,17 @@ export function render({ model, el }) {
     .examples .wait span { opacity: .76; }
   </style><div class="host"></div>`;
   const host = root.querySelector(".host");
-  function paint(canvas, heat) {
+  function paint(canvas, heat, turn) {
     const h = heat.length, w = heat[0]?.length || 0; if (!w) return;
     canvas.width = w; canvas.height = h;
     const g = canvas.getContext("2d"), image = g.createImageData(w, h);
     for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) {
       const v = Math.max(0, Math.min(1, heat[y][x])), i = 4 * (y * w + x);
+      if (turn && turn.length && model.turn_palette.length) {
+        const c = parseInt(model.turn_palette[Math.floor(turn[y][x] * model.turn_palette.length) % model.turn_palette.length].slice(1), 16);
+        image.data[i] = c >> 16; image.data[i + 1] = (c >> 8) & 255; image.data[i + 2] = c & 255; image.data[i + 3] = v ? 90 + 150 * v : 0;
+        continue;
+      }
       image.data[i] = 255; image.data[i + 1] = 200 - 140 * v; image.data[i + 2] = 40; image.data[i + 3] = 215 * v;
     }
     g.putImageData(image, 0, 0);
@@ -41,7 +46,7 @@ export function render({ model, el }) {
       const pic = document.createElement(tag); pic.className = "pic"; pic.dataset.at = at;
       const url = URL.createObjectURL(new Blob([body.slice(item.offset, item.offset + item.length)])); 
       const img = document.createElement("img"); img.onload = img.onerror = () => URL.revokeObjectURL(url); img.src = url; img.alt = item.title || ""; img.draggable = false; img.decoding = "async"; pic.appendChild(img);
-      if (model.heat && item.heat && item.heat.length) { const c = document.createElement("canvas"); paint(c, item.heat); pic.appendChild(c); }
+      if (model.heat && item.heat && item.heat.length) { const c = document.createElement("canvas"); paint(c, item.heat, item.turn); pic.appendChild(c); }
       pic.title = item.title || "";
       return pic;
     };
@@ -71,7 +76,7 @@ export function render({ model, el }) {
     }
   }
   function mark() { host.querySelectorAll("button.pic").forEach((b) => { const on = Number(b.dataset.at) === model.chosen; b.classList.toggle("on", on); b.setAttribute("aria-pressed", on); }); }
-  model.on(["frame", "items", "lanes", "lane_labels", "lane_colours", "heat", "waiting"], draw);
+  model.on(["frame", "items", "lanes", "lane_labels", "lane_colours", "heat", "turn_palette", "waiting"], draw);
   model.on("chosen", mark);
   draw();
   return root;

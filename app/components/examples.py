@@ -12,7 +12,8 @@ from panel.custom import JSComponent
 class Examples(JSComponent):
     """Pictures inside a frame container, each with its place, band and heat map.
 
-    ``items``: ``{"offset", "length", "t", "band", "title", "heat": [[float]]}``. With ``lanes`` they stand in that many
+    ``items``: ``{"offset", "length", "t", "band", "title", "heat": [[float]], "turn": [[float]]}``.
+    With ``lanes`` they stand in that many
     equal parts of the coordinate, strongest band on top; with 0 they are thumbnails.
 
     Message: ``{"type": "pick", "at": int}``.
@@ -24,6 +25,7 @@ class Examples(JSComponent):
     lane_labels = param.List(default=[])
     lane_colours = param.List(default=[])
     heat = param.Boolean(default=False, doc="Draw the heat maps over the pictures.")
+    turn_palette = param.List(default=[], doc="Colours around a turn; where given, heat maps show direction as hue.")
     chosen = param.Integer(default=-1)
     waiting = param.String(default="")
 

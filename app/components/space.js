@@ -9,11 +9,12 @@ export function render({ model, el }) {
   </style>`;
   const canvas = document.createElement("canvas");
   canvas.tabIndex = 0; canvas.setAttribute("role", "img"); root.appendChild(canvas);
-  let yaw = .5, pitch = 1.0, zoom = 1, xyz = new Float32Array(), index = new Uint8Array(), centre = [0, 0, 0], scale = 1, pending = false;
+  let fresh = false, yaw = .5, pitch = 1.0, zoom = 1, xyz = new Float32Array(), index = new Uint8Array(), centre = [0, 0, 0], scale = 1, pending = false;
 
   const floats = (b) => { if (!b) return new Float32Array(); const u = b instanceof Uint8Array ? b : new Uint8Array(b); return new Float32Array(u.slice().buffer, 0, u.length >> 2); };
+  let sums = new Float32Array(), pixels = null, layer = null, tones = [];
   function load() {
-    xyz = floats(model.points);
+    xyz = floats(model.points); fresh = true;
     const b = model.colour_index; index = b ? (b instanceof Uint8Array ? b : new Uint8Array(b)) : new Uint8Array();
     frame(); draw();
   }
@@ -21,15 +22,42 @@ export function render({ model, el }) {
     const lo = [Infinity, Infinity, Infinity], hi = [-Infinity, -Infinity, -Infinity];
     const see = (p) => { for (let a = 0; a < 3; a++) { lo[a] = Math.min(lo[a], p[a]); hi[a] = Math.max(hi[a], p[a]); } };
     for (const c of model.curves) c.points.forEach(see);
+    for (const a of model.arrows) { see(a.from); see(a.to); }
     const step = Math.max(1, Math.floor(xyz.length / 3 / 4000));
     for (let i = 0; i < xyz.length / 3; i += step) see([xyz[3 * i], xyz[3 * i + 1], xyz[3 * i + 2]]);
     if (lo[0] === Infinity) return;
     centre = lo.map((v, a) => (v + hi[a]) / 2);
     scale = Math.max(...lo.map((v, a) => hi[a] - v), 1e-9);
   }
+  // Palette as numbers, read once.
+  const rgb = (c) => { const v = parseInt(c.slice(1, 7), 16); return [v >> 16, (v >> 8) & 255, v & 255]; };
+  function splat(g, w, h, dpr, k, cy, sy, cp, sp) {
+    const W = Math.round(w * dpr), H = Math.round(h * dpr), n = xyz.length / 3, dot = n > 60000 ? dpr : dpr + 1, edge = Math.max(1, Math.round(dot));
+    if (!layer || layer.width !== W || layer.height !== H) { layer = document.createElement("canvas"); layer.width = W; layer.height = H; sums = new Float32Array(4 * W * H); pixels = layer.getContext("2d").createImageData(W, H); }
+    sums.fill(0);
+    const p = tones.length ? tones : [[128, 128, 128]], m = p.length, R = Float32Array.from(p, (c) => c[0]), G = Float32Array.from(p, (c) => c[1]), B = Float32Array.from(p, (c) => c[2]);
+    const [ox, oy, oz] = centre, s = k * dpr, mx = W / 2 - (edge - 1) / 2, my = H / 2 - (edge - 1) / 2, many = index.length === n;
+    for (let i = 0, j = 0; i < n; i++, j += 3) {
+      const x = xyz[j] - ox, y = xyz[j + 1] - oy, z = xyz[j + 2] - oz;
+      const u = (mx + s * (cy * x - sy * y)) | 0, v = (my - s * (cp * z - sp * (sy * x + cy * y))) | 0;
+      if (u < 0 || v < 0 || u + edge > W || v + edge > H) continue;
+      const c = many ? index[i] % m : 0, r = R[c], gg = G[c], b = B[c];
+      for (let q = 0; q < edge; q++) for (let o = 4 * ((v + q) * W + u), e = o + 4 * edge; o < e; o += 4) { sums[o] += r; sums[o + 1] += gg; sums[o + 2] += b; sums[o + 3]++; }
+    }
+    const data = pixels.data, each = n > 60000 ? .32 : n > 20000 ? .4 : .55, opacity = new Uint8Array(64);
+    for (let c = 1; c < 64; c++) opacity[c] = 255 * (1 - Math.pow(1 - each, c));
+    for (let o = 0, e = sums.length; o < e; o += 4) {
+      const c = sums[o + 3];
+      if (c) { data[o] = sums[o] / c; data[o + 1] = sums[o + 1] / c; data[o + 2] = sums[o + 2] / c; data[o + 3] = opacity[c > 63 ? 63 : c]; }
+      else data[o + 3] = 0;
+    }
+    layer.getContext("2d").putImageData(pixels, 0, 0);
+    g.drawImage(layer, 0, 0, w, h);
+  }
   function draw() { if (!pending) { pending = true; requestAnimationFrame(now); } }
   function now() {
     pending = false;
+    const start = performance.now();
     const w = canvas.clientWidth || 320, h = model.height_px, dpr = Math.min(window.devicePixelRatio || 1, 2);
     if (canvas.width !== Math.round(w * dpr) || canvas.height !== Math.round(h * dpr)) { canvas.width = w * dpr; canvas.height = h * dpr; canvas.style.height = h + "px"; }
     const g = canvas.getContext("2d"), look = getComputedStyle(root), ink = look.color, family = look.fontFamily || "sans-serif";
@@ -49,9 +77,10 @@ export function render({ model, el }) {
       if (Math.hypot(q[0] - p[0], q[1] - p[1]) > 1.5 * half * k) { g.globalAlpha = .72; g.fillText(model.axes[a] || "", q[0], q[1] + (q[1] > p[1] ? 12 : -5)); }
     }
     const n = xyz.length / 3;
-    if (n) {
-      const order = model.palette.length ? model.palette : [ink], size = n > 20000 ? 1.2 : n > 3000 ? 2 : 3;
-      g.globalAlpha = n > 20000 ? .35 : n > 3000 ? .5 : .6;
+    if (n > 3000) splat(g, w, h, dpr, k, cy, sy, cp, sp);
+    else if (n) {
+      const order = model.palette.length ? model.palette : [ink], size = 3;
+      g.globalAlpha = .6;
       let last = null;
       for (let i = 0; i < n; i++) {
         const p = project(xyz[3 * i], xyz[3 * i + 1], xyz[3 * i + 2]);
@@ -70,7 +99,14 @@ export function render({ model, el }) {
         g.beginPath(); g.moveTo(pts[i][0], pts[i][1]); g.lineTo(pts[(i + 1) % m][0], pts[(i + 1) % m][1]); g.stroke();
       }
     }
-    g.setLineDash([]); g.font = `12px ${family}`;
+    g.setLineDash([]);
+    for (const a of model.arrows) {
+      const p = project(...a.from), q = project(...a.to), turn = Math.atan2(q[1] - p[1], q[0] - p[0]), long = Math.hypot(q[0] - p[0], q[1] - p[1]), tip = Math.min(9, long * .5);
+      g.strokeStyle = g.fillStyle = a.colour || ink; g.lineWidth = 2.2; g.beginPath(); g.moveTo(p[0], p[1]); g.lineTo(q[0] - tip * .8 * Math.cos(turn), q[1] - tip * .8 * Math.sin(turn)); g.stroke();
+      g.beginPath(); for (const s of [0, 2.7, -2.7]) { const r = s ? tip : 0; g[s ? "lineTo" : "moveTo"](q[0] + r * Math.cos(turn + s), q[1] + r * Math.sin(turn + s)); } g.closePath(); g.fill();
+      if (a.name && long > 12) { g.font = `11px ${family}`; g.fillStyle = ink; g.fillText(a.name, q[0] + 10 * Math.cos(turn), q[1] + 10 * Math.sin(turn) + 4); }
+    }
+    g.font = `12px ${family}`;
     for (const [x, y, z, text] of model.labels) {
       const p = project(x, y, z);
       g.fillStyle = ink; g.beginPath(); g.arc(p[0], p[1], 3.5, 0, 7); g.fill(); g.fillText(text, p[0], p[1] - 9);
@@ -81,6 +117,8 @@ export function render({ model, el }) {
       g.fillStyle = c.colour; g.strokeStyle = "white"; g.lineWidth = 2.5; g.beginPath(); g.arc(p[0], p[1], 8, 0, 7); g.fill(); g.stroke();
     }
     canvas.setAttribute("aria-label", model.caption);
+    root.dataset.points = n; root.dataset.ms = (performance.now() - start).toFixed(2);
+    if (fresh) { fresh = false; root.dataset.key = model.caption; }
   }
   let held = null;
   canvas.addEventListener("pointerdown", (e) => { held = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); });
@@ -88,14 +126,17 @@ export function render({ model, el }) {
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { held = null; });
   canvas.addEventListener("wheel", (e) => { if (document.activeElement !== canvas) return; zoom = Math.max(.4, Math.min(4, zoom * Math.exp(-e.deltaY * .001))); e.preventDefault(); draw(); }, { passive: false });
   canvas.addEventListener("keydown", (e) => {
+    const closer = { "+": 1.2, "=": 1.2, "-": 1 / 1.2 }[e.key];
+    if (closer) { zoom = Math.max(.4, Math.min(4, zoom * closer)); e.preventDefault(); draw(); }
     const by = { ArrowLeft: [-.12, 0], ArrowRight: [.12, 0], ArrowUp: [0, -.12], ArrowDown: [0, .12] }[e.key];
     if (by) { yaw += by[0]; pitch = Math.max(-1.5, Math.min(1.5, pitch + by[1])); e.preventDefault(); draw(); }
   });
   new ResizeObserver(draw).observe(root);
+  const tint = () => { tones = model.palette.map(rgb); };
   model.on(["points", "colour_index"], load);
-  model.on(["curves", "palette"], () => { frame(); draw(); });
-  model.on(["labels", "cursors", "axes", "caption", "height_px"], draw);
+  model.on(["curves", "palette"], () => { tint(); frame(); draw(); });
+  model.on(["labels", "arrows", "cursors", "axes", "caption", "height_px"], draw);
   new MutationObserver(draw).observe(document.documentElement, { attributes: true });
-  load();
+  tint(); load();
   return root;
 }

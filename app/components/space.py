@@ -1,4 +1,8 @@
-"""A rotatable 3-D space on a plain canvas: points, curves, labels and one cursor; 100,000 points stay smooth."""
+"""A rotatable 3-D space on a plain canvas: points, curves, arrows, labels and one cursor.
+
+From three thousand points on they are not drawn but added up in a picture of sums, whose opacity follows how many fall
+on a pixel: 100,000 points stay smooth without a graphics card, and a dense place looks dense.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,9 @@ class SpaceView(JSComponent):
     )
     labels = param.List(default=[], doc="[x, y, z, text] of named places.")
     cursors = param.List(default=[], doc='{"xyz": [x, y, z], "colour", "name"}: where each arm is now.')
+    arrows = param.List(
+        default=[], doc='{"from": [x, y, z], "to": [x, y, z], "colour", "name"}: directions inside the space.'
+    )
     axes = param.List(default=["PC 1", "PC 2", "PC 3"])
     caption = param.String(default="", doc="What is shown, for screen readers.")
     height_px = param.Integer(default=300)

@@ -87,20 +87,24 @@ def examples(model: str = "tabletop-dino", *, n: int = N_EXAMPLES, size: int = 9
     return SinkExamples(examples=entries), blobs
 
 
-def pixels_of(adapter: Adapter, picture: Image.Image) -> Tensor:
-    """A picture (square crop of its middle) as the model sees it, (1, 3, S, S)."""
-    size = adapter.model.config.image_size
-    size = size if isinstance(size, int) else size[0]
+def square(picture: Image.Image, size: int) -> Image.Image:
+    """The square middle of a picture, ``size`` pixels wide."""
     edge = min(picture.size)
     left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
     picture = picture.convert("RGB").crop((left, top, left + edge, top + edge))
-    if edge != size:
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return picture if edge == size else picture.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def pixels_of(adapter: Adapter, picture: Image.Image) -> Tensor:
+    """A picture (square crop of its middle) as the model sees it, (1, 3, S, S)."""
+    size = adapter.model.config.image_size
+    picture = square(picture, size if isinstance(size, int) else size[0])
     x = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
     return ((x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])[None]
 
 
-def _decode(data: str) -> Image.Image:
+def decode_picture(data: str) -> Image.Image:
+    """A picture of base64 (with or without a data URI's head); raises ``Invalid`` for none, or one too large."""
     try:
         raw = base64.b64decode(data.partition(",")[2] if data.startswith("data:") else data, validate=True)
         if len(raw) > PICTURE_BYTES:
@@ -129,7 +133,7 @@ def prepare(adapter: Adapter, request: SinkRequest) -> Prepared:
     if request.text is not None:
         raise Invalid("A text was sent.", f"'{adapter.name}' looks at pictures.", "Send a picture or an example.")
     picture = (
-        _decode(request.image)
+        decode_picture(request.image)
         if request.image is not None
         else Image.fromarray(_pick(example_pictures()[0], request.example))
     )

@@ -3,14 +3,16 @@
 A folder ``assets/featurizers/NAME`` holds the featurizer itself and
 
     browse.json          summaries, details without pictures, names of factors, offsets of thumbnails
-    browse.safetensors   clouds (float16), where each point comes from, examples' heat maps (uint8), factors
+    browse.safetensors   clouds (float16), where each point comes from, examples' maps (uint8), factors; every array
+                         holds all blocks one after the other (``start``, ``first``): thousands of blocks open fast
     browse.webp.bin      WebP thumbnails of a pool of pictures, one after the other
 
 Examples of a block are laid along its manifold coordinate in equal bins, and within a bin by activation band (top,
 75th, 50th and 10th percentile of the block's strength): a block's strongest pictures alone flatter it. Where no
 manifold was decided, t is the rank along the first principal axis, and the topology says so.
 
-Not covered: search; examples of text.
+Bits of a block are those of its contribution where it fires, at a distortion of 20 % of the variance of the
+activation (``description.py``, smooth rate). Reading is ``browser.py``. Not covered: examples of text.
 """
 
 from __future__ import annotations
@@ -24,14 +26,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from torch import Tensor
 
-from backend.core.errors import Corrupt, NotFound
-from backend.core.settings import assets_dir, atlas_home
-from backend.featurizers import statistics
+from backend.featurizers import block_graph, statistics, tuning
+from backend.featurizers.description import CodeMoments, rate_bits
 from backend.featurizers.featurizer import Featurizer
-from backend.wire.blocks import BlockDetail, BlockExample, BlockList, BlockSummary, CloudHeader
 
 BANDS: dict[str, float] = {"top": 0.985, "p75": 0.75, "p50": 0.5, "p10": 0.1}
 """Activation bands and the percentile of strength, among pictures on which the block fires, that each stands for."""
@@ -49,6 +49,13 @@ class BlockShape:
     confidence: float | None = None
     """How sure a ring is, 0 to 1."""
 
+
+N_STRENGTHS = 24
+"""Bins of the histogram of strengths."""
+DISTORTION = 0.2
+"""Share of the activation's variance at which bits are counted, the paper's headline."""
+
+PlaceOf = Callable[[np.ndarray], np.ndarray]
 
 ShapeOf = Callable[[int, np.ndarray, np.ndarray], BlockShape]
 """A block, its codes where it fires ``(m, b)``, and on all rows, fired or not ``(N, b)``, to a ``BlockShape``."""
@@ -97,9 +104,12 @@ def label_of(index: int, factors: Mapping[str, float], topology: str) -> str:
 
 def build_browse(featurizer: Featurizer, data: Data, out: Path, *, shape_of: ShapeOf | None = None,
                  layout: Layout | None = None, manifolds: Mapping[int, str] | None = None,
-                 findings: Mapping[int, list[str]] | None = None, seed: int = 0,
+                 findings: Mapping[int, list[str]] | None = None, place_of: PlaceOf | None = None, seed: int = 0,
                  progress: Callable[[float, str], None] | None = None) -> Path:  # fmt: skip
-    """Write the atlas of ``featurizer`` on ``data`` into ``out``; ``manifolds`` names what can be steered, by block."""
+    """Write the atlas of ``featurizer`` on ``data`` into ``out``; ``manifolds`` names what can be steered, by block.
+
+    ``place_of`` maps the overlap (n, n) of the living blocks to their places on the map, by default UMAP.
+    """
     layout, manifolds, findings = layout or Layout(), manifolds or {}, findings or {}
     tell = progress or (lambda fraction, message: None)
     tell(0.0, "codes")
@@ -107,49 +117,90 @@ def build_browse(featurizer: Featurizer, data: Data, out: Path, *, shape_of: Sha
     stats = statistics.block_statistics(table)
     tell(0.1, "co-activation")
     overlap = statistics.co_activation(table)
-    alive = [g for g in range(table.n_blocks) if stats.firing_rate[g] * table.n * table.positions >= layout.min_fired]
-    place = np.zeros((table.n_blocks, 2))
+    alive = [g for g in range(table.n_blocks) if stats.fired[g] >= layout.min_fired]
+    among = overlap[np.ix_(alive, alive)]
+    place = np.zeros((0, 2))
     if alive:
-        place[alive] = statistics.block_map(overlap[np.ix_(alive, alive)], seed=seed)
+        place = place_of(among) if place_of else statistics.block_map(among, seed=seed)
+    edges = block_graph.strongest(among)
+    graph = block_graph.graph_map(len(alive), edges, seed=seed)
     tell(0.25, "factors")
     names = data.names or {}
     halves = statistics.Halves.draw(table.n, seed=seed)
     features = statistics.pooled(table)
     r2 = statistics.factor_r2(features, data.factors, cyclic=data.cyclic, names=tuple(names), halves=halves)
-    del features
+    width = table.code.shape[-1]
+    code, strength = features[:, :, :width], features[:, :, width]
+    curves = {c: tuning.tuning_curves(strength, data.factors[c]) for c in data.cyclic}
+    turns = {c: tuning.harmonics(code, data.factors[c]) for c in data.cyclic}
+    usual = strength.mean(1).numpy()
+    del features, code, strength
     # A sample of all rows, fired or not, for the decision on each block's shape.
     some = np.random.default_rng(seed).permutation(table.n)[: max(1, layout.n_rows // table.positions)]
     rows = featurizer.normalise(data.x[some].float()).flatten(0, 1)
+    bits = _bits(featurizer, stats, float(rows.double().var(0, unbiased=False).mean()))
     pool = np.sort(np.random.default_rng(seed).permutation(table.n)[: layout.n_pool])
-    summaries, details, tensors = [], [], {}
+    summaries, details, clouds = [], [], []
     for number, block in enumerate(alive):
-        tell(0.35 + 0.6 * number / len(alive), f"block {block}")
+        if number % 16 == 0:
+            tell(0.35 + 0.6 * number / len(alive), f"block {block}")
         summary, detail, cloud = _block(featurizer, data, rows, table, stats, block, shape_of, layout, pool,
                                         seed)  # fmt: skip
-        summary["xy"] = [round(float(v), 4) for v in place[block]]
+        summary["xy"] = [round(float(v), 4) for v in place[number]]
+        summary["graph_xy"] = [round(float(v), 4) for v in graph[number]]
+        summary["bits"] = _round(bits[block])
         summary["factors"] = {name: round(float(values[block]), 4) for name, values in r2.items()}
         summary["label"] = label_of(block, summary["factors"], summary["topology"])
         summary["manifold"] = manifolds.get(block)
         detail["neighbours"] = statistics.neighbours(overlap, block)
+        detail["overlap"] = [_round(overlap[block, i]) for i in detail["neighbours"]]
+        detail["tuning"] = {c: [_round(v) for v in curve[block]] for c, curve in curves.items()}
+        detail["harmonics"] = {c: [_round(v) for v in share[block]] for c, share in turns.items()}
         detail["findings"] = findings.get(block, [])
         summaries.append(summary)
         details.append(detail)
-        tensors |= {f"{block}.{key}": value for key, value in cloud.items()}
+        clouds.append(cloud)
     columns = list(data.factors)
+    tensors = _packed(clouds)
     tensors["factors"] = np.stack([np.asarray(data.factors[c], np.float32) for c in columns], 1).astype(np.float16)
     out.mkdir(parents=True, exist_ok=True)
     blob, offsets = _thumbnails(data.images, pool, layout)
     (out / "browse.webp.bin").write_bytes(blob)
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, out / "browse.safetensors")
     about = {
-        "format": 1, "blocks": summaries, "details": details, "factors": columns, "cyclic": list(data.cyclic),
+        "format": 2, "blocks": summaries, "details": details, "factors": columns, "cyclic": list(data.cyclic),
         "thumbnails": offsets, "size": layout.thumbnail, "n_pictures": table.n, "positions": table.positions,
         "captions": {str(i): data.captions[i] for i in pool} if data.captions else {},
         "names": {k: list(v) for k, v in names.items()},
+        "edges": [[alive[i], alive[j], _round(w)] for i, j, w in edges],
+        "harmonic_floor": _round(tuning.harmonic_floor(table.n)), "usual": [_round(usual[g]) for g in alive],
     }  # fmt: skip
     (out / "browse.json").write_text(json.dumps(about, separators=(",", ":")) + "\n")
     tell(1.0, "done")
     return out
+
+
+def _packed(clouds: list[dict]) -> dict[str, np.ndarray]:
+    """The arrays of all blocks one after the other, with where each block begins."""
+    if not clouds:
+        return {}
+    whole = {key: np.concatenate([c[key] for c in clouds]) for key in ("xyz", "t", "strength", "picture")}
+    whole |= {key: np.concatenate([c[key] for c in clouds]) for key in ("heat", "turn")}
+    whole |= {key: np.stack([c[key] for c in clouds]) for key in ("mean", "axes", "extent")}
+    whole["start"] = np.cumsum([0, *(len(c["t"]) for c in clouds)])
+    whole["first"] = np.cumsum([0, *(len(c["heat"]) for c in clouds)])
+    return whole
+
+
+def _bits(featurizer: Featurizer, stats: statistics.BlockStatistics, variance: float) -> np.ndarray:
+    """Bits ``(G,)`` of every block's contribution where it fires."""
+    frames = featurizer.frames().detach().double()
+    moments = CodeMoments(
+        n=1, count=stats.fired, mean=stats.mean, gram=(frames @ frames.mT).numpy(), histogram=np.ones(1),
+        second=stats.covariance + stats.mean[:, :, None] * stats.mean[:, None, :], residual=np.zeros((1, 1)),
+        variance=variance,
+    )  # fmt: skip
+    return rate_bits(moments.spectrum("contribution"), max(DISTORTION * variance, 1e-12))
 
 
 def _block(featurizer: Featurizer, data: Data, rows: Tensor, table: statistics.CodeTable,
@@ -174,12 +225,19 @@ def _block(featurizer: Featurizer, data: Data, rows: Tensor, table: statistics.C
         return np.searchsorted(ranks, (z - mean) @ axes[0]) / (len(ranks) + 1)
 
     keep = np.random.default_rng(seed + block).permutation(len(code))[: layout.n_cloud]
-    shown = np.zeros((len(keep), 3), np.float32)
+    shown = np.zeros((len(code), 3), np.float32)
     n_axes = min(3, code.shape[1])
-    shown[:, :n_axes] = (code[keep] - mean) @ axes[:n_axes].T
-    shown = shown / max(float(np.abs(shown).max()), 1e-9)
-    examples, heat = _examples(table, block, picture, position, code, coordinate, layout, pool, data)
+    shown[:, :n_axes] = (code - mean) @ axes[:n_axes].T
+    extent = max(float(np.abs(shown[keep]).max()), 1e-9)
+    norm = np.linalg.norm(code, axis=1)
+    largest = max(float(norm.max()), 1e-9)
+    # Around the plane of the first two axes, 0 to 1.
+    turn = np.arctan2(shown[:, 1], shown[:, 0]) / (2 * np.pi) % 1.0
+    where = _OfBlock(picture, position, code, norm / largest, turn, coordinate)
+    examples, heat, turns, strength = _examples(where, table, layout, pool)
     share = stats.spectrum[block] / max(stats.spectrum[block].sum(), 1e-12)
+    origin = np.zeros(3)
+    origin[:n_axes] = -(mean @ axes[:n_axes].T) / extent
     summary = {
         "index": block, "topology": shape.topology,
         **{name: _round(getattr(stats, name)[block]) for name in
@@ -188,13 +246,19 @@ def _block(featurizer: Featurizer, data: Data, rows: Tensor, table: statistics.C
     detail = {
         "spectrum": [_round(v) for v in stats.spectrum[block]],
         "axes_variance": [_round(v) for v in (*share[:3], 0.0, 0.0)][:3],
+        "origin": [_round(v) for v in origin],
         "antipodal": None if shape.antipodal is None else _round(shape.antipodal),
         "confidence": None if shape.confidence is None else _round(shape.confidence),
-        "tuning": {c: [_round(v) for v in statistics.tuning(table, block, data.factors[c])] for c in data.cyclic},
+        "strengths": np.histogram(strength, N_STRENGTHS, (0.0, 1.0))[0].tolist(),
+        "bands": {band: _round(np.quantile(strength, level)) for band, level in BANDS.items()},
         "examples": examples, "reason": shape.reason,
     }  # fmt: skip
-    cloud = {"xyz": shown.astype(np.float16), "t": np.minimum(coordinate(code[keep]), 0.9995).astype(np.float16),
-             "picture": picture[keep].astype(np.int32), "heat": heat}  # fmt: skip
+    full = np.zeros((3, code.shape[1]), np.float32)
+    full[:n_axes] = axes[:n_axes]
+    cloud = {"xyz": (shown[keep] / extent).astype(np.float16), "picture": picture[keep].astype(np.int32),
+             "t": np.minimum(coordinate(code[keep]), 0.9995).astype(np.float16), "heat": heat, "turn": turns,
+             "strength": (norm[keep] / largest).astype(np.float16), "mean": mean.astype(np.float32), "axes": full,
+             "extent": np.float32(extent)}  # fmt: skip
     return summary, detail, cloud
 
 
@@ -202,22 +266,32 @@ def _round(value: float) -> float:
     return float(f"{float(value):.5g}")
 
 
-def _examples(table: statistics.CodeTable, block: int, picture: np.ndarray, position: np.ndarray, code: np.ndarray,
-              coordinate: Callable[[np.ndarray], np.ndarray], layout: Layout, pool: np.ndarray,
-              data: Data) -> tuple[list[dict], np.ndarray]:  # fmt: skip
+@dataclass(frozen=True)
+class _OfBlock:
+    """Where one block fires, ordered by picture: picture, position (m,), code (m, b), and what is known of each."""
+
+    picture: np.ndarray
+    position: np.ndarray
+    code: np.ndarray
+    strength: np.ndarray
+    """Relative to the largest."""
+    turn: np.ndarray
+    coordinate: Callable[[np.ndarray], np.ndarray]
+
+
+def _examples(of: _OfBlock, table: statistics.CodeTable, layout: Layout,
+              pool: np.ndarray) -> tuple[list[dict], np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Examples, their maps of strength and direction ``(n, H, W)`` uint8, and the strength of every picture."""
     # One row per picture: the position at which the block is strongest speaks for it.
-    norm = np.linalg.norm(code, axis=1)
-    order = np.lexsort((-norm, picture))
-    firsts = order[np.unique(picture[order], return_index=True)[1]]
-    strength = norm[firsts]
+    order = np.lexsort((-of.strength, of.picture))
+    firsts = order[np.unique(of.picture[order], return_index=True)[1]]
+    strength = of.strength[firsts]
     rank = np.argsort(np.argsort(strength)) / max(len(strength) - 1, 1)
-    t = coordinate(code[firsts])
-    usable = np.isin(picture[firsts], pool)
-    where = {int(p): i for i, p in enumerate(pool)}
-    presence, examples, maps, used = table.presence(block), [], [], set()
-    largest = max(float(presence.max()), 1e-9)
+    t = of.coordinate(of.code[firsts])
+    usable = np.isin(of.picture[firsts], pool)
+    examples, maps, turns, used = [], [], [], set()
     side = int(round(table.positions**0.5))
-    side = side if side * side == table.positions else 0
+    shape = (side, side) if side * side == table.positions else (1, table.positions)
     for bin_ in range(layout.n_bins):
         inside = np.flatnonzero(usable & ((t * layout.n_bins).astype(int).clip(0, layout.n_bins - 1) == bin_))
         for band, level in BANDS.items():
@@ -229,15 +303,18 @@ def _examples(table: statistics.CodeTable, block: int, picture: np.ndarray, posi
             if abs(rank[best] - level) > 0.25:
                 continue
             used.add(best)
-            index = int(picture[firsts[best]])
+            index = int(of.picture[firsts[best]])
             examples.append({
-                "t": _round(min(t[best], 0.9999)), "strength": _round(strength[best] / largest), "band": band,
-                "picture": index, "thumbnail": where[index],
+                "t": _round(min(t[best], 0.9999)), "strength": _round(strength[best]), "band": band,
+                "picture": index, "thumbnail": int(np.searchsorted(pool, index)),
             })  # fmt: skip
-            heat = (presence[index] / largest).clamp(0, 1).numpy()
-            maps.append((heat * 255).round().astype(np.uint8).reshape((side, side) if side else (1, -1)))
-    empty = np.zeros((0, side, side) if side else (0, 1, table.positions), np.uint8)
-    return examples, np.stack(maps) if maps else empty
+            here = slice(*np.searchsorted(of.picture, [index, index + 1]))
+            heat, turn = np.zeros(table.positions), np.zeros(table.positions)
+            heat[of.position[here]], turn[of.position[here]] = of.strength[here], of.turn[here]
+            maps.append((heat * 255).round().astype(np.uint8).reshape(shape))
+            turns.append((turn * 256).astype(np.int64).clip(0, 255).astype(np.uint8).reshape(shape))
+    empty = np.zeros((0, *shape), np.uint8)
+    return examples, np.stack(maps) if maps else empty, np.stack(turns) if turns else empty, strength
 
 
 def _thumbnails(images: np.ndarray, pool: np.ndarray, layout: Layout) -> tuple[bytes, list[list[int]]]:
@@ -250,82 +327,3 @@ def _thumbnails(images: np.ndarray, pool: np.ndarray, layout: Layout) -> tuple[b
         offsets.append([at, len(parts[-1])])
         at += len(parts[-1])
     return b"".join(parts), offsets
-
-
-def featurizer_folders() -> dict[str, Path]:
-    """Name to folder of every featurizer on disk; one that a user made hides a shipped one of the same name."""
-    found: dict[str, Path] = {}
-    for root in (assets_dir() / "featurizers", atlas_home() / "featurizers"):
-        found |= {path.parent.name: path.parent for path in sorted(root.glob("*/cfg.json"))}
-    return found
-
-
-class BlockBrowser:
-    """Reads an atlas that ``build_browse`` wrote; ``NotFound`` where there is none, ``Corrupt`` where it is torn."""
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.name = self.folder.name
-        if not (self.folder / "browse.json").exists():
-            raise NotFound(f"The blocks of {self.name} were asked for.", "There is no browse.json in its folder.",
-                           "Make it with build_browse, or choose another featurizer.")  # fmt: skip
-        try:
-            self._about = json.loads((self.folder / "browse.json").read_text())
-            self._tensors = load_file(self.folder / "browse.safetensors")
-            self._pictures = (self.folder / "browse.webp.bin").read_bytes()
-            self._rows = {block["index"]: i for i, block in enumerate(self._about["blocks"])}
-            self._factors = self._tensors["factors"]
-            if sum(length for _, length in self._about["thumbnails"]) != len(self._pictures):
-                raise ValueError("thumbnails are cut short")
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise Corrupt(f"The blocks of {self.name} were asked for.", f"Its atlas cannot be read: {error}.",
-                          "Make it again with build_browse.") from error  # fmt: skip
-
-    @property
-    def factors(self) -> list[str]:
-        """Names of the known factors."""
-        return list(self._about["factors"])
-
-    def blocks(self) -> BlockList:
-        """All living blocks."""
-        return BlockList(featurizer=self.name, factors=self.factors,
-                         blocks=[BlockSummary(**block) for block in self._about["blocks"]])  # fmt: skip
-
-    def _row(self, block: int) -> int:
-        if block not in self._rows:
-            raise NotFound(f"Block {block} of {self.name} was asked for.", f"It has {len(self._rows)} living blocks.",
-                           "Take an index from the list of blocks.")  # fmt: skip
-        return self._rows[block]
-
-    def detail(self, block: int) -> tuple[BlockDetail, bytes]:
-        """One block, and the body of its frame: the WebP pictures that its examples point into."""
-        row = self._row(block)
-        about = {k: v for k, v in self._about["details"][row].items() if k != "examples"}
-        heat = self._tensors[f"{block}.heat"]
-        parts, at, examples = [], 0, []
-        for number, example in enumerate(self._about["details"][row]["examples"]):
-            start, length = self._about["thumbnails"][example["thumbnail"]]
-            parts.append(self._pictures[start : start + length])
-            picture = example["picture"]
-            examples.append(BlockExample(
-                t=example["t"], strength=example["strength"], band=example["band"], offset=at, length=length,
-                width=self._about["size"], height=self._about["size"],
-                heat=(heat[number].astype(np.float32) / 255).round(3).tolist(),
-                caption=self._about["captions"].get(str(picture), ""), factors=self._factors_of(picture),
-            ))  # fmt: skip
-            at += length
-        summary = self._about["blocks"][row]
-        return BlockDetail(featurizer=self.name, examples=examples, **summary, **about), b"".join(parts)
-
-    def _factors_of(self, picture: int) -> dict[str, float]:
-        return {name: round(float(v), 3) for name, v in zip(self.factors, self._factors[picture])}
-
-    def cloud(self, block: int, *, n: int | None = None) -> tuple[CloudHeader, bytes]:
-        """The code cloud of a block: header and body, float16 ``(n, 3)`` and then each column, see ``CloudHeader``."""
-        row = self._row(block)
-        xyz, t = self._tensors[f"{block}.xyz"][:n], self._tensors[f"{block}.t"][:n]
-        known = self._factors[self._tensors[f"{block}.picture"][:n]]
-        header = CloudHeader(featurizer=self.name, block=block, n=len(xyz), columns=["t", *self.factors],
-                             variance=self._about["details"][row]["axes_variance"])  # fmt: skip
-        columns = [t, *(known[:, i] for i in range(known.shape[1]))]
-        return header, b"".join(np.ascontiguousarray(c.astype("<f2")).tobytes() for c in (xyz, *columns))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,15 +50,27 @@ class CodeTable:
         """Norm of every active code, ``(n, T, k)``."""
         return self.code.norm(dim=-1)
 
+    @cached_property
+    def _by_block(self) -> tuple[Tensor, Tensor]:
+        # One sort for all blocks: with thousands of them, looking through all slots for each would take minutes.
+        slot = (self.code.square().sum(-1) > 0).flatten().nonzero()[:, 0]
+        block = self.block.flatten()[slot]
+        order = block.argsort(stable=True)
+        count = torch.bincount(block, minlength=self.n_blocks)
+        return slot[order], torch.cat([count.new_zeros(1), count.cumsum(0)])
+
     def of(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
         """Where a block fires: picture index (m,), position (m,) and code (m, b)."""
-        on = (self.block == block) & (self.code.square().sum(-1) > 0)
-        picture, position, _ = on.nonzero(as_tuple=True)
-        return picture, position, self.code[on]
+        slot, start = self._by_block
+        slot = slot[start[block] : start[block + 1]]
+        row = slot // self.block.shape[-1]
+        return row // self.positions, row % self.positions, self.code.flatten(0, 2)[slot]
 
     def presence(self, block: int) -> Tensor:
         """Norm of a block's code at every position, zero where it is silent, ``(n, T)``."""
-        return torch.where(self.block == block, self.norm(), 0.0).sum(-1)
+        picture, position, code = self.of(block)
+        out = torch.zeros(self.n * self.positions, dtype=code.dtype)
+        return out.index_add_(0, picture * self.positions + position, code.norm(dim=-1)).view(self.n, self.positions)
 
 
 @torch.no_grad()
@@ -101,6 +114,10 @@ class BlockStatistics:
     utilisation: np.ndarray
     largest: np.ndarray
     """Largest norm."""
+    fired: np.ndarray
+    """Positions at which it is active."""
+    covariance: np.ndarray
+    """Covariance of the code where it fires, ``(G, b, b)``."""
 
 
 def ranks(spectrum: np.ndarray) -> dict[str, np.ndarray]:
@@ -142,21 +159,29 @@ def block_statistics(table: CodeTable) -> BlockStatistics:
     return BlockStatistics(
         firing_rate=(count / (table.n * table.positions)).numpy(), picture_rate=picture.mean(0).numpy(),
         energy=(total / total.sum().clamp_min(1e-12)).numpy(), spectrum=spectrum, mean=mean.numpy(),
-        utilisation=measures["effective_rank"] / width, largest=largest.numpy(), **measures,
+        utilisation=measures["effective_rank"] / width, largest=largest.numpy(),
+        fired=count.numpy(), covariance=covariance.numpy(), **measures,
     )  # fmt: skip
 
 
-def co_activation(table: CodeTable, *, chunk: int = 16384) -> np.ndarray:
+def co_activation(table: CodeTable, *, chunk: int = 65536) -> np.ndarray:
     """Jaccard overlap ``(G, G)`` of where blocks fire: positions with both over positions with either; diagonal 0."""
-    block = table.block.flatten(0, 1)
-    on = (table.code.square().sum(-1) > 0).flatten(0, 1)
-    both = torch.zeros(table.n_blocks, table.n_blocks, dtype=torch.float64)
-    for rows, active in zip(block.split(chunk), on.split(chunk)):
-        fires = torch.zeros(len(rows), table.n_blocks).scatter_reduce_(1, rows, active.float(), "amax")
-        both += (fires.T @ fires).double()
-    alone = both.diagonal()
+    from scipy.sparse import csr_array
+
+    block = table.block.flatten(0, 1).numpy()
+    on = (table.code.square().sum(-1) > 0).flatten(0, 1).numpy()
+    both = np.zeros((table.n_blocks, table.n_blocks))
+    for first in range(0, len(block), chunk):
+        part = on[first : first + chunk]
+        row, slot = part.nonzero()
+        # A block fires or it does not: two slots with the same block count once.
+        pairs = np.unique(row * table.n_blocks + block[first : first + chunk][row, slot])
+        where = (pairs // table.n_blocks, pairs % table.n_blocks)
+        fires = csr_array((np.ones(len(pairs)), where), shape=(len(part), table.n_blocks))
+        both += (fires.T @ fires).toarray()
+    alone = both.diagonal().copy()
     either = alone[:, None] + alone[None, :] - both
-    overlap = (both / either.clamp_min(1)).numpy()
+    overlap = both / np.maximum(either, 1)
     np.fill_diagonal(overlap, 0.0)
     return overlap
 

@@ -1,6 +1,7 @@
 """How ``tabletop-dino-blocks`` and ``tabletop-sdxl-blocks`` are made: featurizers, their atlases, rings without labels.
 
     dino   patch tokens of one layer of ``tabletop-dino``                                     (64 × 192 a picture)
+           (``dino-wide``: the same tokens, few wide blocks)
     sdxl   the update at an 8 × 8 site of ``tabletop-sdxl``'s UNet, on its own forward passes
            over noised latents of rendered scenes, at two sampler times                       (64 × 64 a picture)
 
@@ -10,7 +11,8 @@ half of the held-out scenes name them, and those of the other half say how well 
 follows a cyclic factor becomes a steerable manifold (``hue-ring``), meant for the positions where its block is active.
 
 ``python -m backend.recipes.tabletop_blocks dino`` (or ``sdxl``): a few minutes of training, a few of atlas; with
-``--atlas`` the atlas alone, of the featurizer that is there. Not covered: choosing (G, b, k) by description length.
+``--atlas`` the atlas alone, of the featurizer that is there, and with ``--atoms`` its companion of single directions
+(as many numbers, b = 1), with which the atlas shows what shatters each block. Not covered: choosing (G, b, k) by description length.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from backend.activations.harvest import slug
 from backend.core.errors import NotFound
 from backend.core.settings import assets_dir
 from backend.featurizers import statistics
+from backend.featurizers.atoms import FOLDER, write_atoms
 from backend.featurizers.browse import BlockShape, Data, Layout, build_browse
 from backend.featurizers.featurizer import Featurizer
 from backend.featurizers.grassmannian import Grassmannian
@@ -66,9 +69,13 @@ class Plan:
 
 
 PLANS: dict[str, Plan] = {
-    "dino": Plan("tabletop-dino-blocks", "tabletop-dino", "tabletop-dino/5#resid_post",
+    "dino": Plan("tabletop-dino-blocks", "tabletop-dino", "tabletop-dino/3#resid_post",
                  "Patches of the vision transformer", 192, 3, 6,
                  Training(steps=2500, batch=2048, lr=2e-3), n_train=5000),
+    # Few wide blocks hold whole factors, many narrow ones shatter them (study lighting).
+    "dino-wide": Plan("tabletop-dino-wide-blocks", "tabletop-dino", "tabletop-dino/3#resid_post",
+                      "Patches of the vision transformer, wide blocks", 16, 8, 4,
+                      Training(steps=2000, batch=2048, lr=2e-3), n_train=5000),
     "sdxl": Plan("tabletop-sdxl-blocks", "tabletop-sdxl", "tabletop-sdxl/up.1.2#update",
                  "Updates of the picture model", 24, 4, 3,
                  Training(steps=2000, batch=4096, lr=2e-3), n_train=4000),
@@ -123,6 +130,29 @@ def remake_atlas(plan: Plan, adapter: Adapter, *, out: Path, train: tuple[Images
     found = rings_in(featurizer, sample(featurizer, x), seed=seed)
     x_held, texts, _ = read(adapter, plan.site, *held, seed=seed + 1, times=TIMES[:1])
     write_atlas(featurizer, x_held, *held, texts, out=out, found=found, manifolds=saved, layout=layout, seed=seed)
+
+
+def make_atoms(plan: Plan, adapter: Adapter, *, out: Path, train: tuple[Images, Factors],
+               held: tuple[Images, Factors], seed: int = 0, say: Callable[[str], None] = print) -> Path:  # fmt: skip
+    """Train G·b single directions, k·b active, on the scenes of the featurizer in ``out``; write ``atoms.json`` there.
+
+    Raises ``NotFound`` where ``out`` holds no featurizer or no atlas.
+    """
+    blocks = Featurizer.from_pretrained(out)
+    x = read(adapter, plan.site, *train, seed=seed)[0]
+    atoms = Grassmannian(x.shape[-1], blocks.n_blocks * blocks.d_block, d_block=1, k=blocks.k * blocks.d_block,
+                         aux="dead", generator=torch.Generator().manual_seed(seed))  # fmt: skip
+    atoms.fit_centring(iter(x.split(256)))
+    run = Run(atoms, x, training=plan.training)
+    work = f"{plan.name}+atoms+{slug(plan.site)}+{adapter.revision[:8]}+{atoms.n_blocks}k{atoms.k}"
+    loop.run(work, plan.training.steps, modules=run.modules, optimizer=run.optimizer, step=run.step)
+    run.finish()
+    x_held = read(adapter, plan.site, *held, seed=seed + 1, times=TIMES[:1])[0]
+    quality = measure(atoms, atoms.normalise(x_held).flatten(0, 1))
+    say(f"{plan.name}: {atoms.n_blocks} directions, held-out R2 {quality.r2:.3f}; looking into the blocks")
+    atoms.info = {"name": f"{plan.name} atoms", "model": plan.model, "site": plan.site, "r2": round(quality.r2, 4)}
+    atoms.save_pretrained(out / FOLDER)
+    return write_atoms(out, atoms, x_held)
 
 
 def make(plan: Plan, adapter: Adapter, *, out: Path, manifolds: Path, train: tuple[Images, Factors],
@@ -228,6 +258,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=None, help="scenes to train on")
     parser.add_argument("--out", type=Path, default=None, help="folder of the featurizer; rings go to OUT/manifolds")
     parser.add_argument("--atlas", action="store_true", help="only write the atlas anew, of what is there")
+    parser.add_argument("--atoms", action="store_true", help="only train b = 1 atoms beside it, for what is there")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     which = args.which or [w for w, plan in PLANS.items() if plan.model in available()]
@@ -244,6 +275,9 @@ def main() -> None:
         both = {"train": scenes("train", plan.n_train, seed=args.seed), "held": scenes("test", plan.n_atlas)}
         if args.atlas:
             remake_atlas(plan, adapter, out=out, seed=args.seed, **both)
+            continue
+        if args.atoms:
+            print(make_atoms(plan, adapter, out=out, seed=args.seed, **both))
             continue
         folder = folder_of("tabletop-reader") if adapter.kind == "image" else None
         reader = None if folder is None else FactorReader.from_pretrained(folder).eval()

@@ -104,14 +104,15 @@ class ManifoldShelf(_DiskShelf):
 class FeaturizerShelf(_DiskShelf):
     """Featurizer folders: what each says of itself, and its browser of blocks."""
 
-    files = ("cfg.json", "browse.json", "browse.safetensors", "card.json")
+    files = ("cfg.json", "browse.json", "browse.safetensors", "card.json", "atoms.json")
 
     def __init__(self) -> None:
         super().__init__()
         self._browsers: dict[str, tuple[tuple[float, ...], Any]] = {}
+        self._weights: dict[str, tuple[tuple[float, ...], Any]] = {}
 
     def _list(self) -> dict[str, Path]:
-        from backend.featurizers.browse import featurizer_folders
+        from backend.featurizers.browser import featurizer_folders
 
         return featurizer_folders()
 
@@ -139,9 +140,21 @@ class FeaturizerShelf(_DiskShelf):
         stamp = _stamp(folder, self.files)
         held = self._browsers.get(name)
         if held is None or held[0] != stamp:
-            from backend.featurizers.browse import BlockBrowser
+            from backend.featurizers.browser import BlockBrowser
 
             held = self._browsers[name] = (stamp, BlockBrowser(folder))
+        return held[1]
+
+    def weights(self, name: str) -> Any:
+        """The featurizer itself, ready to encode; raises ``NotFound`` or ``Corrupt``."""
+        self.get(name)
+        folder = self.folders()[name]
+        stamp = _stamp(folder, ("cfg.json", "featurizer.safetensors"))
+        held = self._weights.get(name)
+        if held is None or held[0] != stamp:
+            from backend.featurizers.featurizer import Featurizer
+
+            held = self._weights[name] = (stamp, Featurizer.from_pretrained(folder))
         return held[1]
 
     def infos(self) -> tuple[list[FeaturizerInfo], list[str]]:

@@ -8,10 +8,20 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from app.views import blocks, charts, findings, heads
+from app.views import blocks, charts, findings, heads, tuning
 from app.views.paths import path_panels
 from app.views.theme import ARMS, LABELS, colour_at, palette
-from backend.wire.blocks import BlockDetail, BlockExample, BlockSummary, CloudHeader
+from backend.wire.blocks import (
+    Atom,
+    BlockDetail,
+    BlockExample,
+    BlockList,
+    BlockMatch,
+    BlockMatches,
+    BlockSummary,
+    CloudHeader,
+    Union,
+)
 from backend.wire.findings import Card, Finding
 from backend.wire.sinks import HeadDetail, HeadSummary, SinkBoard
 from backend.wire.text import ArmPath, PathResponse
@@ -183,12 +193,114 @@ def test_order_and_first_choice():
 
 def test_map_arrays_fit_together():
     many = [_block(i, topology=("ring", "none")[i % 2], firing_rate=10.0 ** -(i % 4)) for i in range(3000)]
-    data = blocks.map_data(many)
+    found = BlockList(featurizer="f", factors=["hue"], blocks=many, edges=[(0, 9, 0.5), (0, 9999, 0.5)])
+    data = blocks.map_data(found) | blocks.arranged(many, "")
     assert len(data["xy"]) == 3000 * 8 and len(data["size"]) == len(data["colour_index"]) == 3000
+    assert np.frombuffer(data["edges"], "<i4").tolist() == [0, 9], "an edge to a block that is not there is left out"
     assert set(data["colour_index"]) == {0, 1} and [k for k, _ in data["legend"]] == ["ring", "none"]
     assert data["size"][0] > data["size"][3], "what fires often is larger"
-    empty = blocks.map_data([])
-    assert empty["xy"] == b"" and empty["size"] == b"" and empty["labels"] == []
+    nothing = BlockList(featurizer="f", factors=[], blocks=[])
+    for paint in blocks.PAINTS.values():
+        empty = blocks.map_data(nothing, paint=paint) | blocks.arranged([], "axes")
+        assert empty["xy"] == b"" and empty["size"] == b"" and empty["labels"] == [] and empty["edges"] == b""
+
+
+def test_the_map_stands_by_what_is_asked():
+    many = [_block(i, graph_xy=(i, 1.0), stable_rank=1 + i, firing_rate=0.1) for i in range(3)]
+    places = {k: np.frombuffer(blocks.arranged(many, k)["xy"], "<f4").reshape(-1, 2) for k in ("", "graph", "axes")}
+    assert places[""][2].tolist() == [0, 2] and places["graph"][2].tolist() == [2, 1]
+    assert places["axes"][2] == pytest.approx([-1, 3]) and blocks.arranged(many, "axes")["axes"][1][0] == "stable rank"
+    assert blocks.arranged(many, "graph")["joined"] and not blocks.arranged(many, "")["joined"]
+
+
+def test_the_map_is_coloured_by_what_is_asked():
+    many = [_block(0, factors={"hue": 0.9, "size": 0.1}), _block(1, factors={"size": 0.5}), _block(2), _block(3)]
+    found = BlockList(featurizer="f", factors=["hue", "size"], blocks=many)
+    told = blocks.painted(found, "factor")
+    assert [n for n, _ in told["legend"]] == ["hue", "size", "none above R² 0.25"]
+    assert list(told["colour_index"]) == [0, 1, 2, 2]
+    ranked = [_block(i, stable_rank=1 + i) for i in range(30)]
+    scale = blocks.painted(BlockList(featurizer="f", factors=[], blocks=ranked), "rank")
+    assert list(scale["colour_index"]) == sorted(scale["colour_index"]) and len(scale["scale"]) == 2
+    assert scale["colour_index"][0] == 0 and max(scale["colour_index"]) == len(scale["palette"]) - 1
+
+
+def test_direction_is_the_angle_on_the_first_two_axes():
+    xyz = np.array([[1, 0, 5], [0, 1, 5], [-1, 0, 5]], np.float32)
+    assert blocks.direction(xyz) == pytest.approx([0, math.pi / 2, math.pi])
+    assert blocks.cyclic(blocks.DIRECTION, _block(0, topology="line"))
+    index = blocks.colour_index(blocks.direction(xyz), around=True, name=blocks.DIRECTION)
+    assert [palette("ring")[i] for i in index] == [colour_at(t, "ring") for t in (0.0, 0.25, 0.5)]
+
+
+def _detail(**kw) -> BlockDetail:
+    told = {**_block(5, topology="ring", factors={"hue": 0.41}).model_dump(), "featurizer": "f", "spectrum": [3, 1],
+            "axes_variance": [0.75, 0.25]}  # fmt: skip
+    return BlockDetail(**{**told, **kw})
+
+
+def test_harmonics_say_what_is_above_chance():
+    assert "61 % of the code turns once" in tuning.told_harmonics([0.61, 0.1], 0.01)
+    assert "twice" in tuning.told_harmonics([0.001, 0.1], 0.01)
+    assert tuning.told_harmonics([0.001, 0.002], 0.01) == "No harmonic above chance."
+    (svg,) = _svg(tuning.harmonics([0.4, 0.2, 0.001, 0.0], 0.01, label="hue"))
+    rects = [e for e in svg.iter() if e.tag == "rect"]
+    assert float(rects[0].get("height")) == pytest.approx(2 * float(rects[1].get("height")), rel=0.01)
+    assert rects[1].get("fill") != rects[2].get("fill"), "what chance reaches is grey"
+    both = tuning.of_factors(_detail(tuning={"size": [1, 2], "hue": [2, 1]}, harmonics={"hue": [0.5]}))
+    assert both.index("hue") < both.index("size") and len(_svg(both)) == 3
+
+
+def test_strengths_mark_every_band():
+    detail = _detail(strengths=[0, 4, 9, 1], bands={"top": 0.9, "p75": 0.6, "p50": 0.5, "p10": 0.2})
+    (svg,) = _svg(tuning.strengths(detail))
+    told = {e.text for e in svg.iter() if e.tag == "text"}
+    assert {"strongest", "75th", "median", "10th"} <= told and len([e for e in svg.iter() if e.tag == "rect"]) == 4
+    assert "Make it again" in tuning.strengths(_detail())
+
+
+def test_atoms_are_drawn_where_they_fire_and_their_absence_says_what_to_run():
+    wedge = [0.0] * 24
+    wedge[5] = wedge[6] = 1.0
+    atoms = [Atom(atom=9, arrow=(0, 1, 0), inside=0.8, share=0.6, firing_rate=0.2, along=wedge)]
+    detail = _detail(atoms=atoms, atoms_from="96 directions", origin=(0.1, 0.0, 0.0))
+    (svg,) = _svg(tuning.atoms(detail, around=True))
+    d = [e for e in svg.iter() if e.tag == "path"][0].get("d")
+    top = min(float(p.split()[1]) for p in d.strip("MZ ").split("L"))
+    assert top < 40, "the petal points up, where t is a quarter"
+    assert len(_svg(tuning.atoms(detail, around=False))) == 1 and "60 %" in tuning.atom_lines(detail)
+    assert tuning.width_of(wedge) == pytest.approx(2 / 24)
+    (arrow,) = blocks.arrows(detail, tuning.ATOMS)
+    assert arrow["from"] == [0.1, 0.0, 0.0] and arrow["to"] == [0.1, 1.0, 0.0] and arrow["name"] == "9"
+    missing = tuning.atom_lines(_detail(atoms_command="manifold-atlas train x --atoms"))
+    assert "train x --atoms" in missing and tuning.atoms(_detail(), around=True) == ""
+
+
+def test_a_union_says_what_is_held_together_and_alone():
+    union = Union(factor="hue", blocks=[5, 8], r2=0.82, single=0.5, all=0.9)
+    told = blocks.together(_detail(unions=[union]), "f&g")
+    assert "<b>0.82</b> (alone 0.41)" in told and "featurizer=f%26g&block=8&union=hue" in told
+    assert "block=5" not in told, "it does not link to itself"
+    assert "no union" in blocks.together(_detail(), "f")
+
+
+def test_findings_about_a_block_or_what_to_run():
+    finding = Finding(id="hue-ring/error", claim="It <lands>.", value=9.4, low=8, high=11, unit="°", status="holds")
+    told = blocks.about(_detail(measured=[finding]))
+    assert "It &lt;lands&gt;." in told and "9.4°" in told and "/catalogue?query=hue-ring/error#hue-ring/error" in told
+    assert "manifold-atlas study m" in blocks.about(_detail(manifold="m")) and "No finding" in blocks.about(_detail())
+
+
+def test_what_was_read_shows_where_the_block_fires():
+    match = BlockMatch(block=5, score=2.0, share=0.4, lift=3.0, heat=[[0.0, 1.0], [0.5, 0.0]])
+    found = BlockMatches(featurizer="f", matches=[match], positions=4, picture="data:image/png;base64,AA", note="Read.")
+    told = blocks.seen(found, 5)
+    assert told.count("<rect") == 2 and "where block 5 fires" in told and "silent" in blocks.seen(found, 6)
+    words = BlockMatches(featurizer="f", matches=[match.model_copy(update={"heat": [[0.0, 1.0]]})], positions=2,
+                         tokens=["<a>", " dog"])  # fmt: skip
+    assert "&lt;a&gt;" in blocks.seen(words, 5) and "70%" in blocks.seen(words, 5)
+    (row,) = blocks.matched([_block(5)], [match])
+    assert row["note"] == "3.0 × its usual" and row["share"] == 1.0
 
 
 def test_cloud_is_read_back_exactly():
@@ -221,7 +333,7 @@ def test_block_in_words():
         examples=[BlockExample(t=0.99, strength=1, band="top", offset=0, length=3, width=2, height=2, caption="a <b>")],
     )
     assert "1.0 %" in blocks.facts(detail) and "0.80" in blocks.facts(detail)
-    assert len(_svg(blocks.spectrum(detail))) == 1 and len(_svg(blocks.tuning(detail))) == 1
+    assert len(_svg(blocks.spectrum(detail))) == 1 and len(_svg(tuning.of_factors(detail))) == 1
     assert blocks.example_items(detail)[0]["t"] == 0.99
     names, colours = blocks.lanes(detail, 8)
     assert names[2] == "90°" and len(colours) == 8

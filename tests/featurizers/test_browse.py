@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from backend.core.errors import Corrupt, NotFound
 from backend.featurizers import statistics
-from backend.featurizers.browse import BANDS, BlockBrowser, BlockShape, Data, Layout, build_browse, label_of
+from backend.featurizers.browse import BANDS, BlockShape, Data, Layout, build_browse, label_of
+from backend.featurizers.browser import BlockBrowser
 from backend.featurizers.grassmannian import Grassmannian
-from backend.wire.blocks import BlockDetail
+from backend.wire.blocks import BlockDetail, BlockList
 from backend.wire.frame import pack, unpack
 
 
@@ -80,11 +82,81 @@ def test_examples_are_laid_along_the_ring(atlas):
     assert len(detail.tuning["hue"]) == 24 and len(detail.spectrum) == 3
 
 
+def test_what_the_page_of_a_block_shows(atlas):
+    folder, model, _ = atlas
+    browser = BlockBrowser(folder)
+    detail, _ = browser.detail(0)
+    assert detail.harmonics["hue"][0] > 0.8 > 0.05 > max(detail.harmonics["hue"][1:]), "the ring turns once"
+    assert detail.harmonic_floor == pytest.approx(9.2 / 400, rel=0.01)
+    assert sum(detail.strengths) == len({*model.select(
+        model.normalise(atlas[2].x).flatten(0, 1)).block.view(400, 4).eq(0).any(1).nonzero()[:, 0].tolist()})  # fmt: skip
+    assert detail.bands["top"] > detail.bands["p75"] > detail.bands["p50"] > detail.bands["p10"] > 0
+    for example in detail.examples:
+        heat, turn = np.array(example.heat), np.array(example.turn)
+        assert turn.shape == heat.shape and not turn[heat == 0].any()
+        assert heat.max() == pytest.approx(example.strength, abs=0.005), "one scale for map and picture"
+    assert detail.bits is not None and detail.bits > 1
+    assert detail.overlap == sorted(detail.overlap, reverse=True) and len(detail.overlap) == len(detail.neighbours)
+
+
+def test_bits_grow_with_the_spread_of_a_block(atlas):
+    listed = {b.index: b for b in BlockBrowser(atlas[0]).blocks().blocks}
+    assert listed[0].bits == max(b.bits for b in listed.values()), "the planted ring is what most bits go into"
+
+
+def test_the_list_is_kept_as_it_is_sent(atlas):
+    browser = BlockBrowser(atlas[0])
+    assert browser.blocks_json is browser.blocks_json
+    found = BlockList.model_validate_json(browser.blocks_json)
+    assert found == browser.blocks() and all(b.graph_xy for b in found.blocks)
+    known = {b.index for b in found.blocks}
+    assert all(i in known and j in known and 0 < w <= 1 for i, j, w in found.edges)
+    assert 0 in browser and 999 not in browser and browser.usual(0) > 0 and browser.usual(999) is None
+
+
+def test_unions_come_from_the_card(atlas, tmp_path):
+    for path in atlas[0].glob("browse*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    held = {"single": 0.5, "union": 0.8, "union_blocks": [0, 1], "all": 0.9}
+    card = {"factors": {"hue": held, "yaw": {**held, "union_blocks": [0]}, "size": {**held, "union_blocks": [0, 999]}}}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    browser = BlockBrowser(tmp_path)
+    assert [(u.factor, u.blocks, u.r2) for u in browser.blocks().unions] == [("hue", [0, 1], 0.8)]
+    assert {u.factor for u in browser.detail(0)[0].unions} == {"hue", "size"}
+
+
+def test_an_atlas_of_the_first_format_is_still_read(atlas, tmp_path):
+    folder = atlas[0]
+    about = json.loads((folder / "browse.json").read_text())
+    whole = load_file(folder / "browse.safetensors")
+    parts = {"factors": whole["factors"]}
+    for row, block in enumerate(about["blocks"]):
+        for key, of in (("xyz", "start"), ("t", "start"), ("picture", "start"), ("heat", "first")):
+            first, last = whole[of][row : row + 2]
+            parts[f"{block['index']}.{key}"] = np.ascontiguousarray(whole[key][first:last])
+    about["format"] = 1
+    for key in ("edges", "harmonic_floor", "usual"):
+        del about[key]
+    for block, detail in zip(about["blocks"], about["details"]):
+        del block["graph_xy"], block["bits"]
+        for key in ("overlap", "harmonics", "strengths", "bands", "origin"):
+            del detail[key]
+    (tmp_path / "browse.json").write_text(json.dumps(about))
+    save_file(parts, tmp_path / "browse.safetensors")
+    (tmp_path / "browse.webp.bin").write_bytes((folder / "browse.webp.bin").read_bytes())
+    old, new = BlockBrowser(tmp_path), BlockBrowser(folder)
+    detail, body = old.detail(0)
+    assert body == new.detail(0)[1] and detail.bits is None and detail.examples[0].turn == []
+    header, cloud = old.cloud(0)
+    assert header.columns == ["t", "hue", "size"] and cloud[: header.n * 6] == new.cloud(0)[1][: header.n * 6]
+    assert old.axes(0) is None and old.usual(0) is None and old.blocks().edges == []
+
+
 def test_the_cloud_travels_as_half_floats(atlas):
     header, body = BlockBrowser(atlas[0]).cloud(0, n=40)
-    assert header.n == 40 and header.columns == ["t", "hue", "size"] and len(body) == 40 * 2 * (3 + 3)
+    assert header.n == 40 and header.columns == ["t", "strength", "hue", "size"] and len(body) == 40 * 2 * (3 + 4)
     numbers = np.frombuffer(body, "<f2")
-    xyz, t, hue = numbers[:120].reshape(40, 3), numbers[120:160], numbers[160:200]
+    xyz, t, hue = numbers[:120].reshape(40, 3), numbers[120:160], numbers[200:240]
     turn = np.exp(2j * np.pi * t.astype(float) - 1j * hue.astype(float))
     assert np.abs(xyz).max() <= 1 and np.median(np.abs(turn - 1)) < 0.2
     head, blob = unpack(pack(header.model_dump(), [body]))

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from backend.featurizers import statistics
-from backend.featurizers.browse import BlockBrowser, Layout
+from backend.featurizers.browse import Layout
+from backend.featurizers.browser import BlockBrowser
 from backend.featurizers.featurizer import Featurizer
 from backend.featurizers.trainer import Training
 from backend.recipes import tabletop_blocks as recipe
