@@ -16,7 +16,7 @@ from typing import TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from backend.wire.blocks import BlockDetail, BlockList, CloudHeader
+from backend.wire.blocks import BlockDetail, BlockList, BlockMatches, BlockSearch, CloudHeader
 from backend.wire.canvas import CanvasRequest, FilmstripRequest, FrameHeader
 from backend.wire.capabilities import Capabilities, Health
 from backend.wire.findings import Catalogue
@@ -148,9 +148,13 @@ class Backend:
         data = (await self._call("GET", f"/v1/featurizers/{featurizer}/blocks/{index}")).content
         return _header(BlockDetail, data)[0], data
 
-    async def cloud(self, featurizer: str, index: int, *, n: int = 20000) -> tuple[CloudHeader, memoryview]:
+    async def cloud(self, featurizer: str, index: int, *, n: int = 100_000) -> tuple[CloudHeader, memoryview]:
         data = (await self._call("GET", f"/v1/featurizers/{featurizer}/blocks/{index}/cloud", params={"n": n})).content
         return _header(CloudHeader, data)
+
+    async def search_blocks(self, featurizer: str, request: BlockSearch) -> BlockMatches:
+        """The blocks that one's own text or picture holds."""
+        return await self._read(BlockMatches, "POST", f"/v1/featurizers/{featurizer}/search", json=request.model_dump())
 
     async def sinks(self, request: SinkRequest) -> SinkBoard:
         return await self._read(SinkBoard, "POST", "/v1/sinks", json=request.model_dump())
