@@ -105,3 +105,18 @@ def r2_interval(truth, read, *, n_draws: int = 2000, seed: int = 0, level: float
     drawn = [value(generator.integers(len(truth), size=len(truth))) for _ in range(n_draws)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(value(np.arange(len(truth)))), float(low), float(high), len(truth))
+
+
+def correlation_interval(truth, read, *, n_draws: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
+    """Pearson correlation of ``truth`` and ``read`` (N,) with a bootstrap over rows; raises ``Invalid`` on bad rows."""
+    t, r = _rows(truth), _rows(read)
+
+    def value(rows: np.ndarray) -> np.ndarray:
+        # (draws, N) rows at a time
+        a, b = t[rows] - t[rows].mean(-1, keepdims=True), r[rows] - r[rows].mean(-1, keepdims=True)
+        return (a * b).sum(-1) / np.maximum(np.sqrt((a * a).sum(-1) * (b * b).sum(-1)), 1e-12)
+
+    generator = np.random.default_rng(seed)
+    drawn = np.concatenate([value(generator.integers(len(t), size=(50, len(t)))) for _ in range(max(1, n_draws // 50))])
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value(np.arange(len(t)))), float(low), float(high), len(t))

@@ -12,6 +12,7 @@ from backend.core.errors import Invalid
 from backend.core.stats import (
     circular_error,
     circular_median_error,
+    correlation_interval,
     mean_interval,
     median_interval,
     proportion_interval,
@@ -81,3 +82,14 @@ def test_r2_of_truth_mean_and_planted_noise():
     noisy = truth + 0.5 * np.random.default_rng(1).normal(size=truth.shape)
     found = r2_interval(truth, noisy, n_draws=300)
     assert found.low < 0.75 < found.high
+
+
+def test_correlation_has_the_value_of_numpy_and_an_interval_inside_one():
+    rng = np.random.default_rng(3)
+    truth = rng.standard_normal(400)
+    read = truth + 0.1 * rng.standard_normal(400)
+    found = correlation_interval(truth, read)
+    assert found.value == pytest.approx(np.corrcoef(truth, read)[0, 1])
+    assert 0.98 < found.low < found.value < found.high <= 1
+    none = correlation_interval(truth, rng.standard_normal(400))
+    assert none.low < 0 < none.high

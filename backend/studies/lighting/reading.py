@@ -70,14 +70,14 @@ class Guessed:
         return float(1 - ((self.truth - self.guess) ** 2).sum() / ((self.truth - self.truth.mean(0)) ** 2).sum())
 
     @property
-    def products(self) -> np.ndarray:
-        """Products ``(n,)`` of standardised truth and guess: their mean is the correlation."""
-        t, g = self.truth[:, 0] - self.truth[:, 0].mean(), self.guess[:, 0] - self.guess[:, 0].mean()
-        return t * g / max(t.std() * g.std(), 1e-12)
+    def standard(self) -> tuple[np.ndarray, np.ndarray]:
+        """Truth and guess of a scalar factor ``(n,)``, each of mean 0 and spread 1, so that seeds can be joined."""
+        return tuple((v[:, 0] - v[:, 0].mean()) / max(v[:, 0].std(), 1e-12) for v in (self.truth, self.guess))
 
     @property
     def correlation(self) -> float:
-        return float(self.products.mean())
+        truth, guess = self.standard
+        return float((truth * guess).mean())
 
 
 @dataclass(frozen=True)
