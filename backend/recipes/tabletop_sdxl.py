@@ -216,6 +216,7 @@ def judge(pictures: torch.Tensor, asked: list[tuple[str, int, float]], reader: F
     gap = circular_gap(got["hue"], hue).rad2deg()
     azimuth = got["light_azimuth"]
     bins = torch.histc(azimuth % (2 * math.pi), 12, 0, 2 * math.pi) / len(azimuth)
+    other = torch.randperm(len(hue), generator=torch.Generator().manual_seed(0))
     return {
         "n": len(pictures),
         "shape_accuracy": right.float().mean().item(),
@@ -227,7 +228,7 @@ def judge(pictures: torch.Tensor, asked: list[tuple[str, int, float]], reader: F
         "frechet": float(frechet_distance(features[:n], sets[0])),
         "frechet_real_real": float(frechet_distance(sets[0], sets[1])),
         "control_shape_shuffled": (got["shape"] == shape.roll(1)).float().mean().item(),
-        "control_hue_shuffled_deg": circular_gap(got["hue"], hue[torch.randperm(len(hue))]).rad2deg().median().item(),
+        "control_hue_shuffled_deg": circular_gap(got["hue"], hue[other]).rad2deg().median().item(),
     }
 
 
