@@ -18,7 +18,7 @@ import panel as pn
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError
 
-from app.pages import catalogue, explore, home, sinks, steer_image, steer_text
+from app.pages import catalogue, explore, home, sinks, steer_image, steer_text, train
 
 log = logging.getLogger("atlas.app")
 
@@ -27,6 +27,7 @@ ROUTES: dict[str, Callable[[], pn.viewable.Viewable]] = {
     "home": home.page,
     "explore": explore.page,
     "sinks": sinks.page,
+    "train": train.page,
     "steer-image": steer_image.page,
     "steer-text": steer_text.page,
     "catalogue": catalogue.page,
@@ -37,6 +38,7 @@ TITLES = {
     "home": "Manifold Atlas",
     "explore": "Blocks · Manifold Atlas",
     "sinks": "Sinks · Manifold Atlas",
+    "train": "Train · Manifold Atlas",
     "steer-image": "Steer image · Manifold Atlas",
     "steer-text": "Steer text · Manifold Atlas",
     "catalogue": "Findings · Manifold Atlas",

@@ -24,6 +24,7 @@ from backend.wire.frame import unpack
 from backend.wire.jobs import JobEvent, JobInfo, JobRequest
 from backend.wire.sinks import HeadDetail, HeadRequest, SinkBoard, SinkExamples, SinkRequest
 from backend.wire.text import CompletionRequest, ManifoldCurves, PathRequest, PathResponse, TextCanvasRequest, TextFrame
+from backend.wire.training import FeaturizerRequest, TrainingEstimate, TrainingRun
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -205,6 +206,25 @@ class Backend:
             if cuts > 20:
                 return
             await asyncio.sleep(0.5)
+
+    async def estimate(self, request: FeaturizerRequest) -> TrainingEstimate:
+        """What a training would take."""
+        return await self._read(TrainingEstimate, "POST", "/v1/featurizers/estimate", json=request.model_dump())
+
+    async def train(self, request: FeaturizerRequest) -> JobInfo:
+        """Start a training, or go on with it; the job has its name."""
+        return await self._read(JobInfo, "POST", "/v1/featurizers", json=request.model_dump())
+
+    async def trainings(self) -> list[TrainingRun]:
+        """Every training on the backend's disk, the newest first, without curves."""
+        return [TrainingRun.model_validate(run) for run in (await self._call("GET", "/v1/trainings")).json()]
+
+    async def training(self, name: str) -> TrainingRun:
+        """One training with its curve."""
+        return await self._read(TrainingRun, "GET", f"/v1/trainings/{name}")
+
+    async def forget_training(self, name: str) -> None:
+        await self._call("DELETE", f"/v1/trainings/{name}")
 
     async def cancel_job(self, name: str) -> None:
         await self._call("DELETE", f"/v1/jobs/{name}")

@@ -31,6 +31,7 @@ PAGES = (
     ("", "home", "Home"),
     ("Explore", "explore", "Blocks"),
     ("Explore", "sinks", "Sinks"),
+    ("Explore", "train", "Train"),
     ("Steer", "steer-image", "Image"),
     ("Steer", "steer-text", "Text"),
     ("Catalogue", "catalogue", "Findings"),

@@ -13,6 +13,7 @@ READY = {
     "": ".turn[data-stops]",
     "explore": ".map[data-points]",
     "sinks": ".board button.on",
+    "train": ".atlas-estimate",
     "steer-image": ".frames[data-seq]",
     "steer-text": ".bars [data-arm=manifold]",
     "catalogue": ".findings article, .findings .wait",
@@ -74,7 +75,7 @@ def test_a_page_opens_cleanly_and_asks_nobody_else(tab, path):
     assert tab.errors == []
     assert tab.outside == []
     assert "Manifold Atlas" in page.title()
-    assert page.locator("nav[aria-label=Pages] a").count() == 6
+    assert page.locator("nav[aria-label=Pages] a").count() == 7
     assert "Traceback" not in page.content()
 
 
@@ -209,5 +210,5 @@ def test_nothing_runs_off_a_narrow_screen(tab, path):
     fold = page.locator(".bar .fold")
     assert fold.is_visible()
     fold.click()
-    assert page.locator("nav.open a").count() == 6
+    assert page.locator("nav.open a").count() == 7
     assert re.search(r"aria-expanded=.true", page.locator(".bar .fold").evaluate("e => e.outerHTML"))
