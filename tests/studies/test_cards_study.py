@@ -52,9 +52,9 @@ def test_ridge_reads_what_is_there_and_not_what_is_not():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(400, 30, generator=generator)
     y = x[:, :2] @ torch.tensor([[1.0, 0.5], [0.0, 2.0]])
-    guess = vision.read_off(x[:300], y[:300], x[300:])
+    (guess,) = vision.read_off(x[:300], y[:300], x[300:])
     assert torch.allclose(guess, y[300:], atol=0.05)
-    noise = vision.read_off(x[:300], torch.randn(300, 1, generator=generator), x[300:])
+    (noise,) = vision.read_off(x[:300], torch.randn(300, 1, generator=generator), x[300:])
     assert float(noise.abs().mean()) < 0.6
 
 

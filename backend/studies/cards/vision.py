@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -60,12 +62,18 @@ def scenes(n: int, seed: int, split: str, say) -> tuple[np.ndarray, dict[str, np
     return tabletop.load_rendered(tabletop.render_dataset(tabletop.dataset_folder(f"{split}-{n}"), n, seed))
 
 
-def read_off(x: Tensor, y: Tensor, x_test: Tensor) -> Tensor:
-    """Ridge predictions (M, k) on ``x_test``; the penalty is chosen on the last tenth of (x, y), never on the test."""
+def read_off(x: Tensor, y: Tensor, x_test: Tensor, *, factors: Sequence[slice] = (slice(None),)) -> list[Tensor]:
+    """Ridge predictions on ``x_test``, one (M, k) for the columns of ``y`` (N, ..) of each factor.
+
+    The penalty is a factor's own, chosen on the last tenth of (x, y), never on the test rows.
+    """
     fit = len(x) * 9 // 10
     guesses = tabletop_dino.ridge(x[:fit], y[:fit], torch.cat([x[fit:], x_test]), PENALTIES)
-    best = min(guesses, key=lambda guess: float((guess[: len(x) - fit] - y[fit:]).square().mean()))
-    return best[len(x) - fit :]
+    out = []
+    for columns in factors:
+        best = min(guesses, key=lambda g: float((g[: len(x) - fit, columns] - y[fit:, columns]).square().mean()))
+        out.append(best[len(x) - fit :, columns])
+    return out
 
 
 def dino(ctx: StudyContext, share: Progress) -> list[Finding]:
@@ -91,8 +99,7 @@ def dino(ctx: StudyContext, share: Progress) -> list[Finding]:
 
     def scored(read) -> tuple[Interval, Interval]:
         x, x_test = read(images).flatten(1), read(images_test).flatten(1)
-        # One fit a factor: each has its own penalty.
-        azimuth, shape = (read_off(x, y[:, columns], x_test) for columns in (slice(0, 2), slice(2, None)))
+        azimuth, shape = read_off(x, y, x_test, factors=(slice(0, 2), slice(2, None)))
         hits = int((shape.argmax(1) == truth[:, 2:].argmax(1)).sum())
         return r2_interval(truth[:, :2], azimuth, n_draws=500, seed=ctx.seed), proportion_interval(hits, len(truth))
 
