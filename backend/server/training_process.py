@@ -28,7 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(what), file=out, flush=True)
 
     try:
-        request = RunFolder.named(name).request
+        run = RunFolder.named(name)
+        request = run.request
+        if not run.out.exists():
+            run.write(state="running", stage="reading", message="starting")
         say(progress=0.0, message="starting")
         with contextlib.redirect_stdout(sys.stderr):
             from backend.recipes.featurizer import carry_out
