@@ -251,7 +251,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[FeaturizerRequest, ar
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--world", type=int, metavar="N", help="N samples of the model's own world (the default)")
     what.add_argument("--folder", help="a folder of pictures")
-    what.add_argument("--prompts", type=Path, metavar="FILE", help="one text a line or a JSON list; - for standard input")
+    what.add_argument("--prompts", type=Path, metavar="FILE", help="lines, or a JSON list; - is standard input")
     parser.add_argument("--n", type=int, default=defaults.data.n, help="most pictures or texts")
     parser.add_argument("--variant", default=defaults.variant)
     parser.add_argument("--blocks", type=int, default=defaults.n_blocks)
