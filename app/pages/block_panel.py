@@ -46,6 +46,7 @@ class BlockPanel:
         self.overlay = pmui.Select(label="Over the pictures", options=OVERLAYS, size="small", width=150, margin=0)
         self.reading = quiet()
         self.atoms_said, self.atoms_drawn, self.atoms_list = quiet(), markup(), markup()
+        self.atoms_side = column(self.atoms_drawn, grow="1 1 200px")
         self.together, self.about = markup(), markup()
         self.neighbours = Picks(waiting="No block fires together with it.", on_pick=on_open, height_px=168, **wide)
         self.body = column(visible=False, gap=32)
@@ -70,22 +71,23 @@ class BlockPanel:
         tuned = column(
             heading("Tuning", "Mean strength around each cyclic factor; below, how much of its code turns w times "
                     "while the factor turns once. Dashed: what chance reaches once in a hundred."),
-            self.tuning, grow="3 1 380px", gap=12,
+            self.tuning, gap=12,
         )  # fmt: skip
         bands = column(heading("Activation bands", "Pictures on which it fires, by strength."), self.strengths,
-                       grow="2 1 200px", gap=10)  # fmt: skip
+                       grow="1 1 240px", gap=10)  # fmt: skip
         shattered = column(
             column(heading("Shattered by single directions"), self.atoms_said, gap=0),
-            columns(column(self.atoms_drawn, grow="1 1 200px"), column(self.atoms_list, grow="1.4 1 220px"), gap=24),
+            columns(self.atoms_side, column(self.atoms_list, grow="1.4 1 220px"), gap=24),
             gap=10,
         )  # fmt: skip
         others = column(heading("Neighbours", "Blocks that fire where it fires; the bar is how often both do."),
                         self.neighbours, grow="1 1 240px", gap=10)  # fmt: skip
         union = column(heading("Unions", "Blocks that together hold a factor; R² on pictures nothing was chosen on."),
                        self.together, grow="1 1 240px", gap=10)  # fmt: skip
+        findings = column(heading("Findings about it"), self.about, grow="1 1 240px", gap=10)
         self.body.objects = [
-            columns(codes, explains, gap=32), examples, columns(tuned, bands, gap=32), columns(union, others, gap=32),
-            shattered, column(heading("Findings about it"), self.about, gap=8),
+            columns(codes, explains, gap=32), examples, tuned, columns(bands, others, gap=32),
+            columns(union, findings, gap=32), shattered,
         ]  # fmt: skip
         return column(self.title, self.body, grow="1.15 1 500px", gap=24)
 
@@ -119,6 +121,7 @@ class BlockPanel:
         self.tuning.object = tuning.of_factors(detail)
         self.atoms_said.object = f'<div class="atlas-quiet">{tuning.told_atoms(detail)}</div>'
         self.atoms_drawn.object, self.atoms_list.object = tuning.atoms(detail, around=around), tuning.atom_lines(detail)
+        self.atoms_side.visible = bool(detail.atoms)
         self.together.object = views.together(detail, detail.featurizer)
         self.about.object = views.about(detail)
         self.neighbours.rows = views.overlapping(near, detail)

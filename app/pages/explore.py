@@ -177,7 +177,8 @@ class Explore:
         self.map.param.update(shown=np.array(shown, np.uint8).tobytes(),
                               marked=[place[b] for b in wanted.among or () if b in place])  # fmt: skip
         self.search.found = f"{len(found)} of {len(self.blocks)}"
-        rows = views.matched(found, answer) if answer is not None else views.rows(found, self.state.factor)
+        by_factor = self.state.factor or self.state.union
+        rows = views.matched(found, answer) if answer is not None else views.rows(found, by_factor)
         empty = "No block passes. Empty the search or widen the filters."
         if self.state.by and answer is None:
             empty = "Write a text and press Enter." if self.state.by == "text" else "Choose a picture."
@@ -340,7 +341,8 @@ class Explore:
                                   waiting="" if found.blocks else "This featurizer has no living block.")  # fmt: skip
             self._show_shown()
             known = {b.index for b in found.blocks}
-            start = s.block if s.block in known else views.first_choice(found.blocks)
+            among = [b for b in found.blocks if b.index in (self._wanted().among or known)]
+            start = s.block if s.block in known else views.first_choice(among)
             if start is not None:
                 self._open(start)
             if s.by:

@@ -108,8 +108,8 @@ def _petals(drawn: Sequence[Atom], *, size: float = 220) -> str:
     parts = [_tag("circle", cx=c, cy=c, r=reach * q, fill="none", stroke=INK, opacity=0.14) for q in (0.5, 1.0)]
     for i, atom in enumerate(drawn):
         n = len(atom.along)
-        points = [(c + reach * v * math.cos(2 * math.pi * (j + 0.5) / n),
-                   c - reach * v * math.sin(2 * math.pi * (j + 0.5) / n)) for j, v in enumerate(atom.along)]  # fmt: skip
+        turns = [(2 * math.pi * (j + 0.5) / n, reach * v) for j, v in enumerate(atom.along)]
+        points = [(c + r * math.cos(a), c - r * math.sin(a)) for a, r in turns]
         d = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in points) + " Z"
         parts.append(_tag("path", tip=f"atom {atom.atom}", d=d, fill=ATOMS[i % len(ATOMS)], fill_opacity=0.16,
                           stroke=ATOMS[i % len(ATOMS)], stroke_width=1.8, stroke_linejoin="round"))  # fmt: skip

@@ -3,13 +3,15 @@
 Each request moves the manifold coordinate a little, as a hand does; nothing is repeated, so caches help exactly as
 much as they help in a drag. Reported are median and 90th percentile in ms of each stage that the server names, of
 the whole request at the server (its sum) and of the round trip. The first request is reported apart: it loads.
-The bench of featurizers needs no backend (bench_featurizers.py).
+The bench of featurizers needs no backend (bench_featurizers.py); that of the explore pages brings its own
+(bench_explore.py).
 """
 
 from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -18,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from backend.cli import bench_featurizers
+from backend.cli import bench_explore, bench_featurizers
 from backend.cli.processes import backend_url
 from backend.core.errors import Invalid, NotFound
 from backend.wire.canvas import CanvasRequest, FrameHeader, Steer
@@ -47,7 +49,7 @@ def summary(stages: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def bench(
-    kind: Annotated[str, typer.Argument(help="image, text or featurizers.")],
+    kind: Annotated[str, typer.Argument(help="image, text, featurizers or explore.")],
     n: Annotated[int, typer.Option(min=2, max=1000, help="Requests to measure.")] = 20,
     url: Annotated[str | None, typer.Option(help="A running backend; by default the local one, or its own.")] = None,
     manifold: Annotated[str | None, typer.Option(help="Manifold to drag along; by default the first.")] = None,
@@ -60,23 +62,37 @@ def bench(
     peers: Annotated[str | None, typer.Option(
         envvar=bench_featurizers.PEERS_ENVIRONMENT, help="Interpreter that has the peers installed (featurizers).",
     )] = None,
+    blocks: Annotated[int, typer.Option(min=8, help="Blocks on the map (explore).")] = 4096,
+    browser: Annotated[bool, typer.Option(help="Also measure in Chromium, where it is installed (explore).")] = True,
+    pictures: Annotated[Path | None, typer.Option(help="Folder for screenshots (explore).")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (featurizers).")] = None,
     autocast: Annotated[bool, typer.Option(help="Peers under bf16 autocast (featurizers).")] = False,
     json_line: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
 ) -> None:  # fmt: skip
-    """Measure the latency of steering through the API, in ms per stage; or the speed of training featurizers.
+    """Measure the latency of steering through the API, in ms per stage; the speed of training featurizers; or how
+    long maps of thousands of blocks take to open.
 
     Example: `manifold-atlas bench image --n 40`
 
     Example: `manifold-atlas bench text --url http://gpu-machine:8000 --json`
 
+    Example: `manifold-atlas bench explore --pictures screenshots`
+
     Example: `manifold-atlas bench featurizers --tokens 200000 --peers peers/bin/python --json`, after
     `python -m venv peers && peers/bin/pip install sae-lens overcomplete eai-sparsify dictionary-learning`
     """
-    if kind not in ("image", "text", "featurizers"):
-        raise Invalid(f"bench {kind!r} was asked for.", "There are image, text and featurizers.",
+    if kind not in ("image", "text", "featurizers", "explore"):
+        raise Invalid(f"bench {kind!r} was asked for.", "There are image, text, featurizers and explore.",
                       "Choose one of these.")  # fmt: skip
     console = Console(stderr=True)
+    if kind == "explore":
+        with console.status("starting") as status:
+            found = bench_explore.run(bench_explore.Setting(n_blocks=blocks), n=n, browser=browser, pictures=pictures,
+                                      say=status.update)  # fmt: skip
+        Console().print(bench_explore.report(found))
+        if json_line:
+            print(json.dumps(found))
+        return
     if kind == "featurizers":
         chosen = bench_featurizers.parse(setting, tokens=tokens, device=device, autocast=autocast)
         with console.status("starting") as status:

@@ -29,7 +29,7 @@ def graph_map(n: int, edges: list[tuple[int, int, float]], *, steps: int | None 
     if not n:
         return np.zeros((0, 2))
     # Every step costs n² and large graphs settle slowly anyway.
-    steps = steps or (150 if n < 1500 else 60)
+    steps = steps or (150 if n < 1500 else 40)
     generator = torch.Generator().manual_seed(seed)
     first, second = (torch.tensor([e[k] for e in edges], dtype=torch.long) for k in (0, 1))
     weight = torch.tensor([e[2] for e in edges], dtype=torch.float32)
@@ -42,9 +42,12 @@ def graph_map(n: int, edges: list[tuple[int, int, float]], *, steps: int | None 
     for step in range(steps if len(joined) else 0):
         push = torch.zeros(n, 2)
         here = place[joined]
+        far = here.square().sum(1)
         for rows in torch.arange(len(joined)).split(1024):
-            gap = here[rows, None] - here[None]
-            push[joined[rows]] = (gap * (size**2 / gap.square().sum(-1, keepdim=True).clamp_min(1e-6))).sum(1)
+            # Σ_j w_ij (p_i − p_j) = p_i Σ_j w_ij − Σ_j w_ij p_j: three passes over (rows, n) and no (rows, n, 2).
+            w = torch.addmm(far[rows, None] + far[None], here[rows], here.T, alpha=-2.0).clamp_min_(1e-6).reciprocal_()
+            w[torch.arange(len(rows)), rows] = 0.0
+            push[joined[rows]] = size**2 * (here[rows] * w.sum(1, keepdim=True) - w @ here)
         gap = place[first] - place[second]
         draw = gap * (gap.norm(dim=1, keepdim=True) / size) * pull[:, None]
         push.index_add_(0, first, -draw).index_add_(0, second, draw)

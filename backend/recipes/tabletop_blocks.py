@@ -12,7 +12,8 @@ follows a cyclic factor becomes a steerable manifold (``hue-ring``), meant for t
 
 ``python -m backend.recipes.tabletop_blocks dino`` (or ``sdxl``): a few minutes of training, a few of atlas; with
 ``--atlas`` the atlas alone, of the featurizer that is there, and with ``--atoms`` its companion of single directions
-(as many numbers, b = 1), with which the atlas shows what shatters each block. Not covered: choosing (G, b, k) by description length.
+(as many numbers, b = 1), with which the atlas shows what shatters each block. Not covered: choosing (G, b, k) by
+description length.
 """
 
 from __future__ import annotations
