@@ -161,8 +161,8 @@ def findings(ctx: StudyContext, seeds: list[int], seen: dict[str, Seen]) -> list
                   "another seed, same setting": mean(joined("overlap")),
                   "a random dictionary, matched alike": mean(joined("random")),
                   **{f"R², {label}": float(np.mean([one.r2[label] for one in every])) for label in every[0].r2}},
-        caveat="Where the dictionaries differ in size, only as many blocks are matched as the smaller one has. Those of "
-               "one seed start from the same first frames, so part of the overlap is the start's.", **told,
+        caveat="Where the dictionaries differ in size, only as many blocks are matched as the smaller one has. Those "
+               "of one seed start from the same first frames, so part of the overlap is the start's.", **told,
     ))  # fmt: skip
     found.append(ctx.finding(
         "carriers-double-g", CLAIMS["carriers-double-g"],
