@@ -47,8 +47,12 @@ def study(name: str) -> Callable[[Run], Run]:
     return register
 
 
-def judge(value: float | None, aim: str) -> Literal["holds", "falls short", "unjudged"]:
-    """Compare with an aim such as ``">= 0.9"``; an aim in other words, or no value, stays unjudged."""
+def judge(value: float | None, aim: str, *, low: float | None = None,
+          high: float | None = None) -> Literal["holds", "falls short", "null", "unjudged"]:  # fmt: skip
+    """Compare with an aim such as ``">= 0.9"``; an aim in other words, or no value, stays unjudged.
+
+    A strict aim (``"> 0"``) asks for a difference: where the interval holds the limit, the answer is ``"null"``.
+    """
     sign, _, number = aim.partition(" ")
     if value is None or sign not in _COMPARE:
         return "unjudged"
@@ -56,6 +60,8 @@ def judge(value: float | None, aim: str) -> Literal["holds", "falls short", "unj
         limit = float(number.split()[0])
     except (ValueError, IndexError):
         return "unjudged"
+    if sign in ("<", ">") and low is not None and high is not None and low <= limit <= high:
+        return "null"
     return "holds" if _COMPARE[sign](value, limit) else "falls short"
 
 
@@ -95,7 +101,8 @@ class StudyContext:
             value = value.value
         value = None if value is None else float(value)
         return Finding(
-            id=f"{self.name}/{measure}", claim=claim, value=value, aim=aim, status=status or judge(value, aim),
+            id=f"{self.name}/{measure}", claim=claim, value=value, aim=aim,
+            status=status or judge(value, aim, low=fields.get("low"), high=fields.get("high")),
             controls=dict(controls or {}), seeds=[self.seed], command=command(self.name, self.scale, self.seed),
             measured=date.today().isoformat(), **fields,
         )  # fmt: skip

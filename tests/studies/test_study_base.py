@@ -50,6 +50,12 @@ def test_judgement(value, aim, verdict):
     assert base.judge(value, aim) == verdict
 
 
+@pytest.mark.parametrize(("low", "high", "verdict"), [(0.1, 0.3, "holds"), (-0.1, 0.5, "null"), (0.0, 0.5, "null")])
+def test_a_difference_whose_interval_holds_the_limit_is_null(low, high, verdict):
+    assert base.judge(0.2, "> 0", low=low, high=high) == verdict
+    assert base.judge(0.2, ">= 0", low=low, high=high) == "holds", "a level asks no difference"
+
+
 def test_a_run_is_stored_repeatable_and_says_how_to_repeat_it(home, toy):
     seen = []
     first = base.run_study("toy", seed=3, progress=lambda f, m: seen.append((f, m)))
