@@ -60,7 +60,8 @@ export function render({ model, el }) {
     g.setTransform(dpr, 0, 0, dpr, 0, 0); g.clearRect(0, 0, w, h);
     if (model.axes.length) scales(g, ink, w, h);
     const line = (i, j) => { g.moveTo(px[i], py[i]); g.lineTo(px[j], py[j]); };
-    if (model.joined && edges.length) {
+    // Thousands of see-through lines cost more than all the rest: they wait until the hand is still.
+    if (model.joined && edges.length && !(n > 1500 && (old || (drag && drag[4])))) {
       g.strokeStyle = ink; g.lineWidth = .75; g.globalAlpha = n > 1500 ? .07 : .16; g.beginPath();
       for (let e = 0; e < edges.length; e += 2) if (shown[edges[e]] && shown[edges[e + 1]]) line(edges[e], edges[e + 1]);
       g.stroke();
@@ -139,7 +140,7 @@ export function render({ model, el }) {
       if (drag[4] || Math.hypot(dx, dy) > 4) { drag[4] = true; cx = drag[2] + dx; cy = drag[3] + dy; point(-1); draw(); }
     } else point(nearest(...at(e), 14));
   });
-  canvas.addEventListener("pointerup", (e) => { const moved = drag && drag[4]; drag = null; if (!moved) { const i = nearest(...at(e), 16); if (i >= 0) pick(i); } });
+  canvas.addEventListener("pointerup", (e) => { const moved = drag && drag[4]; drag = null; if (moved) draw(); else { const i = nearest(...at(e), 16); if (i >= 0) pick(i); } });
   canvas.addEventListener("pointercancel", () => { drag = null; });
   canvas.addEventListener("pointerleave", () => point(-1));
   canvas.addEventListener("dblclick", () => { zoom = 1; cx = cy = 0; draw(); });

@@ -24,7 +24,13 @@ export function render({ model, el }) {
     for (const c of model.curves) c.points.forEach(see);
     for (const a of model.arrows) { see(a.from); see(a.to); }
     const step = Math.max(1, Math.floor(xyz.length / 3 / 4000));
-    for (let i = 0; i < xyz.length / 3; i += step) see([xyz[3 * i], xyz[3 * i + 1], xyz[3 * i + 2]]);
+    if (xyz.length / 3 > 3000) {
+      // A few strays of a large cloud must not make it small: all but one in a hundred set the frame.
+      for (let a = 0; a < 3; a++) {
+        const some = new Float32Array(Math.floor(xyz.length / 3 / step)).map((_, i) => xyz[3 * i * step + a]).sort(), cut = Math.floor(some.length / 200);
+        lo[a] = Math.min(lo[a], some[cut]); hi[a] = Math.max(hi[a], some[some.length - 1 - cut]);
+      }
+    } else for (let i = 0; i < xyz.length / 3; i += step) see([xyz[3 * i], xyz[3 * i + 1], xyz[3 * i + 2]]);
     if (lo[0] === Infinity) return;
     centre = lo.map((v, a) => (v + hi[a]) / 2);
     scale = Math.max(...lo.map((v, a) => hi[a] - v), 1e-9);
@@ -44,7 +50,7 @@ export function render({ model, el }) {
       const c = many ? index[i] % m : 0, r = R[c], gg = G[c], b = B[c];
       for (let q = 0; q < edge; q++) for (let o = 4 * ((v + q) * W + u), e = o + 4 * edge; o < e; o += 4) { sums[o] += r; sums[o + 1] += gg; sums[o + 2] += b; sums[o + 3]++; }
     }
-    const data = pixels.data, each = n > 60000 ? .32 : n > 20000 ? .4 : .55, opacity = new Uint8Array(64);
+    const data = pixels.data, each = n > 60000 ? .5 : .6, opacity = new Uint8Array(64);
     for (let c = 1; c < 64; c++) opacity[c] = 255 * (1 - Math.pow(1 - each, c));
     for (let o = 0, e = sums.length; o < e; o += 4) {
       const c = sums[o + 3];

@@ -95,7 +95,9 @@ async def test_the_score_is_the_summed_norm_at_the_models_site(client, home, ser
     got = next(harvest(adapter, ["tiny-llama/1#resid_post"], [ids], adapter.module))
     weights = server[0].featurizers.weights("words")
     (x,) = got.x.values()
-    norm = weights.encode(weights.normalise(x[0, 1:].float()[:, None]).flatten(0, 1)).norm(dim=-1).sum(0)
+    with torch.no_grad():
+        z = weights.encode(weights.normalise(x[0, 1:].float()[:, None]).flatten(0, 1))
+    norm = z.norm(dim=-1).sum(0)
     for match in found.matches:
         assert match.score == pytest.approx(float(norm[match.block]), rel=1e-4)
 
