@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backend.activations.harvest import harvest
@@ -170,11 +171,19 @@ def _carry_out(run: RunFolder, request: FeaturizerRequest, adapter: Adapter, tel
         layout=Layout(min_fired=least, thumbnail=144 if source.unit == "texts" else 72),
         progress=lambda share, message: tell("atlas", 0.05 + 0.95 * share, message),
     )  # fmt: skip
+    if source.unit == "texts":
+        _untint(made / "browse.safetensors")
     run.out.parent.mkdir(parents=True, exist_ok=True)
     os.replace(made, run.out)
     tell.done(quality.r2, quality.dead, quality.active)
     run.tidy()
     return run.out
+
+
+def _untint(path: Path) -> None:
+    """Empty the maps of where a block fires: a token has one place, and a tint over all of it hides the words."""
+    tensors = load_file(path)
+    save_file({k: v.zero_() if k.rpartition(".")[2] == "heat" else v for k, v in tensors.items()}, path)
 
 
 def _train(run: RunFolder, request: FeaturizerRequest, featurizer: Featurizer, store: ActivationStore,

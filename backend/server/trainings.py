@@ -11,6 +11,7 @@ import contextlib
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ from backend.wire.training import FeaturizerRequest, TrainingEstimate, TrainingR
 log = logging.getLogger(__name__)
 
 KIND = "featurizer"
+FRESH_S = 120.0
+"""Seconds for which what was timed is used again: a machine that was busy may be free by then."""
 
 
 def command_of(name: str) -> list[str]:
@@ -39,6 +42,7 @@ class Trainings:
     def __init__(self, jobs: Jobs, scheduler: Scheduler, *, finished: Callable[[str], None]) -> None:
         self.jobs, self.scheduler, self._finished = jobs, scheduler, finished
         self._known: dict[Any, Any] = {}
+        self._known_at = time.monotonic()
         self._job: dict[str, str] = {}
         self._lock, self._timing = threading.RLock(), threading.Lock()
         self._closed = False
@@ -53,8 +57,8 @@ class Trainings:
             return self.scheduler.call(piece, stage="estimate", priority=Priority.JOB, user="estimate").result()
 
         with self._timing:
-            if len(self._known) > 500:
-                self._known.clear()
+            if time.monotonic() - self._known_at > FRESH_S:
+                self._known, self._known_at = {}, time.monotonic()
             return estimate(request, adapter, on_device=on_device, known=self._known, timed=timed)
 
     # ---- starting, following, ending -------------------------------------------------------------------------

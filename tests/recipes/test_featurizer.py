@@ -75,6 +75,7 @@ def test_prompts_become_a_featurizer_with_its_atlas(home, adapter):
     assert blocks.blocks and "position" in blocks.factors
     detail, pictures = browser.detail(blocks.blocks[0].index)
     assert any("⟦" in e.caption for e in detail.examples) and pictures
+    assert not any(v for e in detail.examples for line in e.heat for v in line), "words are not tinted"
     assert [s["stage"] for s in told][-1] == "done" and {"harvest", "train", "atlas"} <= {s["stage"] for s in told}
     assert all(a["progress"] <= b["progress"] for a, b in zip(told, told[1:]))
     info = RunFolder.named("own").info()
@@ -87,7 +88,11 @@ class Killed(Exception):
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(home, adapter, monkeypatch):
-    monkeypatch.setattr(recipe, "build_browse", lambda *a, **k: None)
+
+    def nothing(_featurizer, _data, out, **_options):
+        recipe.save_file({"heat": torch.ones(1)}, out / "browse.safetensors")
+
+    monkeypatch.setattr(recipe, "build_browse", nothing)
     whole = Featurizer.from_pretrained(recipe.carry_out(ask(name="whole"), adapter=adapter))
     harvests, steps, real = [], [], recipe.harvest
 
