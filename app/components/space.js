@@ -50,7 +50,7 @@ export function render({ model, el }) {
       const c = many ? index[i] % m : 0, r = R[c], gg = G[c], b = B[c];
       for (let q = 0; q < edge; q++) for (let o = 4 * ((v + q) * W + u), e = o + 4 * edge; o < e; o += 4) { sums[o] += r; sums[o + 1] += gg; sums[o + 2] += b; sums[o + 3]++; }
     }
-    const data = pixels.data, each = n > 60000 ? .5 : .6, opacity = new Uint8Array(64);
+    const data = pixels.data, each = n > 60000 ? .35 : .5, opacity = new Uint8Array(64);
     for (let c = 1; c < 64; c++) opacity[c] = 255 * (1 - Math.pow(1 - each, c));
     for (let o = 0, e = sums.length; o < e; o += 4) {
       const c = sums[o + 3];
@@ -58,7 +58,7 @@ export function render({ model, el }) {
       else data[o + 3] = 0;
     }
     layer.getContext("2d").putImageData(pixels, 0, 0);
-    g.drawImage(layer, 0, 0, w, h);
+    g.globalAlpha = 1; g.drawImage(layer, 0, 0, w, h);
   }
   function draw() { if (!pending) { pending = true; requestAnimationFrame(now); } }
   function now() {

@@ -13,12 +13,12 @@ from backend.wire.blocks import BlockSearch
 
 
 @pytest.fixture
-def explore(transport):
+def explore(transport, monkeypatch):
     """Open the page with what an address says, against the stand-in backend."""
 
     async def make(address: str = "") -> Explore:
+        monkeypatch.setattr("app.pages.explore.bind", lambda state: read(state, address))
         page = Explore()
-        read(page.state, address)
         page.shell.client = Backend("http://backend", transport=transport)
         page.view()
         await page._ready(await page.shell.client.capabilities())
